@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The two tables that a back end fills: a NIC, which pins memory and moves data, and a proxy, which
+ * watches the address space. Both are sized and only ever grow at the end, so that a back end that was
+ * compiled earlier still loads: the library reads no further than `size`. A pointer marked optional
+ * may be NULL.
+ *
+ *   NIC     open ─► { reg ─► … ─► dereg }*            ─► close
+ *                   { attach ─► { send | recv }* ─► detach }*
+ *   proxy   open ─► { secure ─► … ─► unsecure }*      ─► close
+ *           from open to close it calls hf_changes_begin / _changed / _end on its own thread
+ */
+#ifndef HOLDFAST_BACKEND_H
+#define HOLDFAST_BACKEND_H
+
+#include <holdfast/holdfast.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+#define HF_BACKEND_ABI 1
+
+/* ------------------------------------------------------------------ NIC */
+
+struct hf_nic_reg {
+	uint64_t lkey;
+	uint64_t rkey;
+	uint64_t priv; /* the NIC's own */
+};
+
+/* The NIC pins as for writing even if asked for reading only, so that copy-on-write is broken at the
+ * pin. Without it the cache populates the pages for writing before it registers (hazard 10). */
+#define HF_NIC_PINS_FOR_WRITE 1u
+
+struct hf_nic_ops {
+	size_t size;      /* sizeof(struct hf_nic_ops) when the back end was compiled */
+	uint32_t abi;     /* HF_BACKEND_ABI */
+	uint32_t flags;   /* HF_NIC_* */
+	const char *name; /* at most 15 letters */
+
+	/*
+	 * Open one NIC. `arg` is what stood behind "name:", or NULL; `config` what
+	 * hf_provider_open_nic() was given. 0 and *nic, or -errno with nothing left behind.
+	 */
+	int (*open)(const char *arg, void *config, void **nic);
+
+	/* Everything is deregistered and detached before. Never fails. */
+	void (*close)(void *nic);
+
+	/*
+	 * Pin [addr, addr+len) (whole pages, mapped when it was looked at) and load the translation.
+	 * No lock of the library is held; several threads call at once; may block and allocate.
+	 * -ENOMEM: a limit; the cache evicts and calls again; hf_set_error() says which limit.
+	 * -EFAULT: the memory went away. -EOPNOTSUPP: this NIC can't register such memory. On
+	 * any error nothing stays pinned.
+	 */
+	int (*reg)(void *nic, uint64_t addr, uint64_t len, unsigned access, struct hf_nic_reg *out);
+
+	/*
+	 * Undo one reg. No holder is left. Several threads call at once. 0, or -errno: then the
+	 * registration still counts as pinned and is never used again (R32).
+	 */
+	int (*dereg)(void *nic, uint64_t addr, uint64_t len, const struct hf_nic_reg *reg);
+
+	/* optional: lkey of one address inside a registration. Without it: reg->lkey for all. */
+	uint64_t (*lkey_at)(uint64_t reg_addr, uint64_t lkey, uint64_t addr);
+
+	/* optional, all or none: the data path. Messages as hf_send() and hf_recv() document them. */
+	int (*attach)(void *nic, int fd, void **conn);
+	void (*detach)(void *conn);
+	int (*send)(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len);
+	int (*recv)(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len, uint64_t *got);
+
+	/* optional: copy through the registration (hf_peek, hf_poke). */
+	int (*peek)(void *nic, const struct hf_region *r, uint64_t addr, void *dst, size_t len);
+	int (*poke)(void *nic, const struct hf_region *r, uint64_t addr, const void *src, size_t len);
+};
+
+/* Open a provider on a NIC of one's own. As hf_provider_open(); -EINVAL for a table that is too short. */
+int hf_provider_open_nic(struct hf_switch *sw, const struct hf_nic_ops *ops, void *config,
+			 const char *options, struct hf_provider **out);
+
+/* The NIC instance behind a provider, as ops->open() answered it. */
+void *hf_provider_nic(struct hf_provider *p);
+
+/* ------------------------------------------------------------------ proxy */
+
+struct hf_sink; /* where a proxy tells what it sees: the switch's ear */
+
+/* What secure() says about a range. */
+enum hf_watch {
+	HF_WATCHED = 0,   /* every change from now on is told */
+	HF_UNWATCHED = 1, /* valid memory, but this proxy is blind to some change of it: don't cache (I6) */
+};
+
+#define HF_PROXY_FAST       1u /* mode=fast: leave the exact check out */
+#define HF_PROXY_RELAX_FILE 2u /* relax=file: watch private file mappings too, blind to truncation */
+
+struct hf_proxy_ops {
+	size_t size;
+	uint32_t abi;
+	uint32_t caps; /* HF_CAP_* */
+	const char *name;
+
+	/* `flags`: HF_PROXY_*. 0 and *proxy, or -errno with a sentence by hf_set_error(). */
+	int (*open)(struct hf_sink *sink, unsigned flags, void *config, void **proxy);
+	/* Stops watching. No secure() is under way. Afterwards the sink is not called. Never fails. */
+	void (*close)(void *proxy);
+
+	/*
+	 * Begin to watch [start, end) (whole pages), before anything is pinned (I3). `access` is
+	 * what the mapping must allow. Any thread; may block and allocate; no lock of the library is
+	 * held. *id is handed back to unsecure(). Returns enum hf_watch or -errno: -EFAULT not wholly
+	 * mapped, -EACCES fewer rights. On HF_UNWATCHED hf_set_error() has the reason, and unsecure() is
+	 * not called.
+	 */
+	int (*secure)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
+	/* Never fails. Must not block on the thread that calls the sink. */
+	void (*unsecure)(void *proxy, uint64_t start, uint64_t end, uint64_t id);
+
+	/*
+	 * optional: 0 when every change that has taken effect by now was told to the sink or has made
+	 * the sink's word odd; -EAGAIN while one is under way. No lock, no allocation: called on every
+	 * exact hit. Without it the sink's word alone is exact.
+	 */
+	int (*check)(void *proxy);
+
+	/* optional, with HF_CAP_DENY (from a later version on). */
+	int (*deny)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
+};
+
+/*
+ * The sink. One thread at a time per switch. begin: a change may have been taken note of by the kernel from
+ * here on; the word is odd. changed: everything that intersects [start, end) goes; it never blocks: 0, or
+ * -EAGAIN when a provider's index was busy, then the range is kept, and hf_changes_end() answers -EAGAIN until a
+ * further call got it through; read what else has come meanwhile (hazard 28). end: the word is even again.
+ */
+void hf_changes_begin(struct hf_sink *sink);
+int hf_changed(struct hf_sink *sink, uint64_t start, uint64_t end);
+int hf_changes_end(struct hf_sink *sink);
+/* The word: even at rest, odd while changes are being told. */
+uint64_t hf_changes_word(const struct hf_sink *sink);
+
+/* Open a switch on a proxy of one's own. */
+int hf_switch_open_proxy(const struct hf_proxy_ops *ops, void *config, const char *options,
+			 struct hf_switch **out);
+
+/* ------------------------------------------------------------------ for both */
+
+/* A built-in table by name, to wrap it; NULL when there is none. */
+const struct hf_nic_ops *hf_nic_find(const char *name);
+const struct hf_proxy_ops *hf_proxy_find(const char *name);
+
+/* Set the sentence that hf_error() gives on this thread; returns `err`. printf format. */
+int hf_set_error(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * Is [start, end) wholly mapped, with `access`? For a proxy that can't look itself. 0, -EFAULT or
+ * -EACCES with the sentence set.
+ */
+int hf_range_check(uint64_t start, uint64_t end, unsigned access);
+
+/* A descriptor that a forked child must not keep (else it keeps pins alive): closed in the child. */
+int hf_close_on_fork(int fd);
+void hf_close_on_fork_done(int fd);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "backends.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nic/nic.h"
+#include "proxy/proxy.h"
+
+static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_uffd, &hf_proxy_manual,
+						      &hf_proxy_none };
+static const struct hf_nic_ops *const nics[] = { &hf_nic_uring, &hf_nic_sim };
+
+const struct hf_proxy_ops *backends_proxy(unsigned i)
+{
+	return i < sizeof(proxies) / sizeof(proxies[0]) ? proxies[i] : NULL;
+}
+
+const struct hf_nic_ops *backends_nic(unsigned i)
+{
+	return i < sizeof(nics) / sizeof(nics[0]) ? nics[i] : NULL;
+}
+
+const struct hf_proxy_ops *hf_proxy_find(const char *name)
+{
+	const struct hf_proxy_ops *ops = NULL;
+
+	for (unsigned i = 0; (ops = backends_proxy(i)) && (!name || strcmp(ops->name, name)); i++)
+		;
+	return ops;
+}
+
+const struct hf_nic_ops *hf_nic_find(const char *name)
+{
+	const struct hf_nic_ops *ops = NULL;
+
+	for (unsigned i = 0; (ops = backends_nic(i)) && (!name || strcmp(ops->name, name)); i++)
+		;
+	return ops;
+}
+
+static void fill(struct hf_probe *out, const char *name, int rc, unsigned caps)
+{
+	*out = (struct hf_probe){ .available = rc, .caps = rc ? 0 : caps };
+	snprintf(out->name, sizeof(out->name), "%s", name);
+	if (rc)
+		snprintf(out->reason, sizeof(out->reason), "%s", hf_error());
+}
+
+/* A proxy is tried by a switch of its own: it needs a sink. */
+int hf_proxy_probe(unsigned i, struct hf_probe *out)
+{
+	const struct hf_proxy_ops *ops = backends_proxy(i);
+	struct hf_switch *sw = NULL;
+	int rc;
+
+	if (!ops || !out)
+		return ops ? -EINVAL : -ENOENT;
+	rc = hf_switch_open_proxy(ops, NULL, NULL, &sw);
+	fill(out, ops->name, rc, ops->caps);
+	hf_switch_close(sw);
+	return 0;
+}
+
+int hf_nic_probe(unsigned i, struct hf_probe *out)
+{
+	const struct hf_nic_ops *ops = backends_nic(i);
+	void *nic = NULL;
+	int rc;
+
+	if (!ops || !out)
+		return ops ? -EINVAL : -ENOENT;
+	rc = ops->open(NULL, NULL, &nic);
+	fill(out, ops->name, rc, ops->attach ? HF_CAP_DATA : 0);
+	if (!rc)
+		ops->close(nic);
+	return 0;
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "cache.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "switch.h"
+
+void list_insert_after(struct list *l, struct entry *at, struct entry *e)
+{
+	e->prev_in = at;
+	e->next_in = at ? at->next_in : l->head;
+	*(e->next_in ? &e->next_in->prev_in : &l->tail) = e;
+	*(at ? &at->next_in : &l->head) = e;
+}
+
+void list_append(struct list *l, struct entry *e)
+{
+	list_insert_after(l, l->tail, e);
+}
+
+void list_remove(struct list *l, struct entry *e)
+{
+	*(e->prev_in ? &e->prev_in->next_in : &l->head) = e->next_in;
+	*(e->next_in ? &e->next_in->prev_in : &l->tail) = e->prev_in;
+	e->prev_in = e->next_in = NULL;
+}
+
+int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops *ops, void *nic,
+	       const struct options *options)
+{
+	int rc;
+
+	memset(c, 0, sizeof(*c));
+	c->ops = ops;
+	c->nic = nic;
+	c->sw = sw;
+	c->options = *options;
+	c->caching = options->cache && sw->ops.secure;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutex_init(&c->reap_lock, NULL);
+	pool_init(&c->pool, sizeof(struct entry));
+	sem_init(&c->wake, 0, 0);
+	rc = os_thread_start(&c->reaper, "hf-reaper", cache_reaper, c);
+	if (rc)
+		return hf_set_error(rc, "can't start the reaper thread: %s", strerror(-rc));
+	return 0;
+}
+
+/* How many entries of the pool satisfy (word & mask) == want, and have a holder if `held`. */
+static uint64_t count_words(struct hf_cache *c, uint64_t mask, uint64_t want, bool held)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < c->pool.made; i++) {
+		struct entry *e = pool_at(&c->pool, i);
+		uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
+
+		n += (w & mask) == want && (!held || (w & HOLD_MASK));
+	}
+	return n;
+}
+
+int cache_idle(struct hf_cache *c)
+{
+	uint64_t held;
+	bool busy;
+
+	pthread_mutex_lock(&c->lock);
+	held = count_words(c, 0, 0, true);
+	busy = c->pending.head != NULL;
+	pthread_mutex_unlock(&c->lock);
+	if (held || busy)
+		return hf_set_error(-EBUSY, "%llu registrations are held%s: hf_put() them first",
+				    (unsigned long long)held, busy ? ", others are being made" : "");
+	return 0;
+}
+
+void cache_close(struct hf_cache *c)
+{
+	if (c->reaper.stack) {
+		atomic_store(&c->stop, true);
+		sem_post(&c->wake);
+		os_thread_join(&c->reaper);
+		cache_reclaim(c, RECLAIM_ALL);
+	}
+	sem_destroy(&c->wake);
+	pool_destroy(&c->pool);
+	pthread_mutex_destroy(&c->reap_lock);
+	pthread_mutex_destroy(&c->lock);
+}
+
+static uint64_t sum_hits(struct hf_cache *c)
+{
+	uint64_t hits = c->old_hits;
+
+	for (uint32_t i = 0; i < c->pool.made; i++) {
+		struct entry *e = pool_at(&c->pool, i);
+
+		hits += atomic_load_explicit(&e->word, memory_order_relaxed) >> HIT_SHIFT;
+	}
+	return hits;
+}
+
+void cache_stats(struct hf_cache *c, struct hf_stats *out)
+{
+	pthread_mutex_lock(&c->lock);
+	*out = (struct hf_stats){
+		.hits = sum_hits(c),
+		.misses = c->misses,
+		.uncached = c->uncached,
+		.evictions = c->evictions,
+		.superseded = c->superseded,
+		.invalidations = c->invalidations,
+		.in_use_invalidations = c->in_use,
+		.retries = atomic_load(&c->retries),
+		.failures = atomic_load(&c->failures),
+		.dereg_failures = atomic_load(&c->dereg_failures),
+		.pinned_bytes = atomic_load(&c->pinned),
+		.entries = c->live,
+		.dead_held = count_words(c, ENTRY_DEAD | ENTRY_SINGLE, ENTRY_DEAD, true),
+		.max_bytes = c->options.max_bytes,
+		.max_count = c->options.max_count,
+	};
+	pthread_mutex_unlock(&c->lock);
+}
+
+bool cache_is_valid(struct hf_cache *c)
+{
+	int64_t nodes = 0;
+	uint64_t listed = 0;
+	bool ok = true;
+
+	pthread_mutex_lock(&c->lock);
+	for (int i = 0; i < 3; i++) {
+		int64_t n = index_is_valid(&c->index[i]);
+
+		ok = ok && n >= 0;
+		nodes += n;
+	}
+	for (struct entry *e = c->lru.head; e; e = e->next_in) {
+		uint64_t w = atomic_load(&e->word);
+
+		listed++;
+		ok = ok && (w & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE;
+	}
+	ok = ok && nodes == (int64_t)c->live && listed == c->live;
+	pthread_mutex_unlock(&c->lock);
+	return ok;
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The registration cache of one provider. Read in this order: hit.c (find, hold, put), miss.c (arm, register,
+ * publish), drop.c (what changed goes), evict.c (limits), reaper.c (the NIC lets go), and here the entry that they
+ * share.
+ *
+ * An entry's life:
+ *
+ *   free ─► pending ─► live ─────────────────► dead ─► (last put) ─► reaped ─► free
+ *              │ changed while registering        ▲
+ *              ├──────────► registered again      │ changed, evicted, superseded
+ *              └─► single: not cached; dead from the start, the last put deregisters
+ *
+ * `word` is all of that state:  [hits:40][holds:20][flags:4]
+ * A holder is added only by compare-and-swap on a word that is LIVE and not DEAD, so the one who sees
+ * "DEAD and no holder" first, the killer or the last put, is the only one, and hands the entry over.
+ *
+ *   put (last holder)                 kill (event thread)
+ *   ---------------------------       ---------------------------
+ *   word: 1 hold, LIVE                word |= DEAD: saw 1 hold: leaves it
+ *   word -= hold: saw DEAD, 0 left
+ *   hands over
+ *   ---------------------------       ---------------------------
+ *   word -= hold: not DEAD            word |= DEAD: saw 0 holds: hands over
+ *
+ * Locks: `lock` guards the index, the lists and the accounting. It is held for short, never across a
+ * NIC call, an mm system call or an allocation, and not at all on a hit; the event thread only tries it.
+ * `reap_lock` serialises those who deregister (reaper, flush, a get that needs room); it may be held
+ * across NIC calls, and neither a hit nor the event thread ever takes it. Order: reap_lock, lock.
+ */
+#ifndef HF_CACHE_H
+#define HF_CACHE_H
+
+#include <stddef.h>
+#include <holdfast/backend.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "index.h"
+#include "options.h"
+#include "os.h"
+#include "pool.h"
+
+#define ENTRY_LIVE   1ull /* published, may be hit */
+#define ENTRY_DEAD   2ull /* gets no more holders */
+#define ENTRY_SINGLE 4ull /* registered, used, let go: never published */
+#define HOLD_ONE     (1ull << 4)
+#define HOLD_MASK    (((1ull << 20) - 1) << 4)
+#define HIT_ONE      (1ull << 24)
+#define HIT_SHIFT    24
+
+struct entry {
+	struct entry *next;      /* in the free, reap or victim list; never read without owning it */
+	_Atomic uint64_t word;
+	struct node node;        /* in index[access - 1] while live */
+	/* Set before the entry is published, constant while somebody holds it. */
+	uint64_t lkey, rkey;
+	uint64_t nic_priv;
+	uint64_t watch_id;
+	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
+	_Atomic uint32_t stamp;  /* the cache's epoch at the last use */
+	uint16_t access;
+	bool changed;            /* pending: memory changed meanwhile; lock */
+	bool watched;            /* watch_id is to be unsecured */
+};
+
+_Static_assert(sizeof(struct entry) <= 128, "the promise of bytes per region");
+
+struct list {
+	struct entry *head, *tail;
+};
+
+struct hf_switch;
+
+struct hf_cache {
+	const struct hf_nic_ops *ops;
+	void *nic;
+	struct hf_switch *sw;
+	struct options options;
+	bool caching;            /* false: every registration is single */
+
+	struct index index[3];   /* by access - 1; written under lock, read without */
+	_Atomic uint32_t epoch;  /* counts misses: the clock of the LRU */
+
+	pthread_mutex_t lock;
+	struct pool pool;
+	struct list lru;         /* live, least recently used first */
+	struct list pending;
+	uint64_t live;
+	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */
+
+	_Atomic uint64_t pinned; /* bytes registered with the NIC, or about to be */
+	_Atomic bool over;       /* more is kept than the limits allow: idle ones go at their put */
+
+	struct entry *_Atomic reap; /* dead, no holder: a stack that anybody pushes to */
+	pthread_mutex_t reap_lock;
+	sem_t wake;
+	struct os_thread reaper;
+	_Atomic bool stop;
+
+	/* counters: hits are in the entries' words, and here those of entries that are gone (lock) */
+	uint64_t old_hits, misses, uncached, evictions, superseded, invalidations, in_use;
+	_Atomic uint64_t retries, failures, dereg_failures;
+};
+
+int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops *ops, void *nic,
+	       const struct options *options);
+/* -EBUSY, and nothing is changed, while there is a holder. Then cache_close() can't fail. */
+int cache_idle(struct hf_cache *c);
+void cache_close(struct hf_cache *c);
+
+static inline uint64_t entry_start(const struct entry *e)
+{
+	return node_start(&e->node);
+}
+
+static inline uint64_t entry_end(const struct entry *e)
+{
+	return node_end(&e->node);
+}
+
+static inline uint64_t entry_bytes(const struct entry *e)
+{
+	return entry_end(e) - entry_start(e);
+}
+
+static inline struct entry *entry_of(struct node *n)
+{
+	return n ? (struct entry *)(void *)((char *)n - offsetof(struct entry, node)) : NULL;
+}
+
+/* hit.c: a held entry that covers the range with the access, or NULL. No lock, no allocation. */
+struct entry *cache_find(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access);
+int cache_put(struct hf_cache *c, struct entry *e);
+
+/* miss.c: make one, or find the one that somebody else made meanwhile (*hit). Held. 0 or -errno. */
+int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, struct entry **out,
+	       bool *hit);
+
+/* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
+int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
+int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
+/* lock held: take a live entry out of the index and the list and mark it dead. True: it is idle, the
+ * caller hands it over. */
+bool cache_kill(struct hf_cache *c, struct entry *e);
+
+/* evict.c, lock held: take idle entries out, oldest first, until `bytes` more and `count` more fit the
+ * limits, and at least `least` of them. They are dead and linked into *victims. Returns their bytes,
+ * which stay counted as pinned until the NIC has let go. */
+uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_t least,
+		     struct entry **victims);
+/* Would `bytes` and `count` more fit, once `freed` have gone? */
+bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count);
+
+/* reaper.c */
+void cache_hand_over(struct hf_cache *c, struct entry *e); /* any thread; no lock, no allocation */
+void cache_let_go(struct hf_cache *c, struct entry *list); /* deregister now: reap_lock not needed */
+enum reclaim { RECLAIM_DEAD, RECLAIM_SOME /* and an eighth of the idle */, RECLAIM_ALL };
+unsigned cache_reclaim(struct hf_cache *c, enum reclaim what); /* how many went */
+void *cache_reaper(void *cache);
+
+/* Lists, lock held. */
+void list_append(struct list *l, struct entry *e);
+void list_insert_after(struct list *l, struct entry *at, struct entry *e); /* at == NULL: first */
+void list_remove(struct list *l, struct entry *e);
+
+void cache_stats(struct hf_cache *c, struct hf_stats *out);
+/* Everything agrees with everything; for tests. Lock not held. */
+bool cache_is_valid(struct hf_cache *c);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What has changed goes: every entry that intersects (R33), and every placeholder. On the event thread this is all
+ * that happens (I4): no allocation, no NIC, no lock that is waited for.
+ */
+#include <errno.h>
+
+#include "cache.h"
+
+bool cache_kill(struct hf_cache *c, struct entry *e)
+{
+	index_remove(&c->index[e->access - 1], &e->node);
+	list_remove(&c->lru, e);
+	c->live--;
+	return !(atomic_fetch_or_explicit(&e->word, ENTRY_DEAD, memory_order_acq_rel) & HOLD_MASK);
+}
+
+static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)
+{
+	struct node *found[32];
+	int dropped = 0;
+	unsigned n;
+
+	do {
+		n = index_find_touching(ix, start, end, found, 32);
+		for (unsigned i = 0; i < n; i++) {
+			struct entry *e = entry_of(found[i]);
+
+			if (cache_kill(c, e))
+				cache_hand_over(c, e);
+			else
+				c->in_use++;
+		}
+		dropped += (int)n;
+	} while (n == 32);
+	return dropped;
+}
+
+static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	int dropped = 0;
+
+	for (int i = 0; i < 3; i++)
+		dropped += drop_live(c, &c->index[i], start, end);
+	c->invalidations += (uint64_t)dropped;
+	for (struct entry *e = c->pending.head; e; e = e->next_in)
+		if (entry_start(e) < end && entry_end(e) > start)
+			e->changed = true;
+	return dropped;
+}
+
+int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	int dropped;
+
+	if (pthread_mutex_trylock(&c->lock) != 0)
+		return -EAGAIN;
+	dropped = drop_locked(c, start, end);
+	pthread_mutex_unlock(&c->lock);
+	return dropped;
+}
+
+int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	int dropped;
+
+	pthread_mutex_lock(&c->lock);
+	dropped = drop_locked(c, start, end);
+	pthread_mutex_unlock(&c->lock);
+	return dropped;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Limits (I5): idle entries go, least recently used first; what is held may exceed.
+ *
+ * A hit must not write to a shared list, so it only leaves the cache's epoch, which counts misses, in
+ * the entry. Who looks for a victim meets entries that were used since they were put in their place, and moves
+ * them to where they belong. Uses between two misses count as simultaneous: then the order is that
+ * of registration.
+ */
+#include "cache.h"
+
+#define SORT_STEPS 64 /* how far a used entry is sorted in; beyond, it keeps that place */
+
+/* node.owner is the stamp by which the entry has its place in the list. */
+static bool was_used(const struct entry *e)
+{
+	return atomic_load_explicit(&e->stamp, memory_order_relaxed) != e->node.owner;
+}
+
+static void move_up(struct hf_cache *c, struct entry *e)
+{
+	uint32_t stamp = atomic_load_explicit(&e->stamp, memory_order_relaxed);
+	struct entry *at;
+
+	list_remove(&c->lru, e);
+	e->node.owner = stamp;
+	at = c->lru.tail;
+	for (int i = 0; i < SORT_STEPS && at && (int32_t)(at->node.owner - stamp) > 0; i++)
+		at = at->prev_in;
+	list_insert_after(&c->lru, at, e);
+}
+
+/* Take it only if it is idle at this very moment: a getter without the lock may be faster. */
+static bool kill_idle(struct hf_cache *c, struct entry *e)
+{
+	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
+
+	do {
+		if (w & HOLD_MASK)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(&e->word, &w, w | ENTRY_DEAD,
+							memory_order_acq_rel,
+							memory_order_relaxed));
+	return cache_kill(c, e);
+}
+
+bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count)
+{
+	return atomic_load(&c->pinned) - freed + bytes <= c->options.max_bytes &&
+	       c->live + count <= c->options.max_count;
+}
+
+/* What is taken stays counted as pinned until the NIC has let go: `freed` is what will go. */
+uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_t least,
+		     struct entry **victims)
+{
+	struct entry *e = c->lru.head;
+	uint64_t steps = 2 * c->live;
+	uint64_t freed = 0;
+	bool moved = false;
+
+	while (e && steps-- && (least || !cache_fits(c, freed, bytes, count))) {
+		struct entry *next = e->next_in;
+
+		if (was_used(e)) {
+			move_up(c, e);
+			moved = true;
+		} else if (kill_idle(c, e)) {
+			freed += entry_bytes(e);
+			e->next = *victims;
+			*victims = e;
+			c->evictions++;
+			least -= least > 0;
+		}
+		/* What was moved may now stand before us. */
+		if (!next && moved) {
+			next = c->lru.head;
+			moved = false;
+		}
+		e = next;
+	}
+	return freed;
+}

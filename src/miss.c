@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The slow path: arm, register, verify, publish (I3), with a placeholder in the pending list from before
+ * the arming on, so that every change that is told marks it:
+ *
+ *   getter                                   program              event thread
+ *   ----------------------------------       ---------------      ----------------------
+ *   placeholder e in `pending`
+ *   secure: armed
+ *                                            munmap, mmap  ....>  marks e changed
+ *   nic.reg pins old or new pages
+ *   settle: no change in flight, all told
+ *   lock; e changed: start over
+ *        not changed: index, LIVE; unlock
+ *                                            munmap        ....>  finds e in the index: kills it
+ *
+ * There is no gap: a change whose page tables were altered before the settle is told by then (it marks the
+ * placeholder); one that is altered after it was pinned after nothing, and finds the entry published or
+ * the placeholder still there, because both lists change under one lock.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "cache.h"
+#include "switch.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* A mapping that changes faster than it can be registered is used uncached. */
+#define TRIES 6
+/* A NIC that is full while others keep it full. Each try has let something go. */
+#define NIC_TRIES 256
+
+static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
+{
+	node_set(&e->node, start, end);
+	atomic_store_explicit(&e->word, 0, memory_order_relaxed);
+	e->access = (uint16_t)access;
+	e->changed = false;
+	e->watched = false;
+}
+
+static struct entry *new_entry(struct hf_cache *c)
+{
+	struct entry *e = pool_get(&c->pool, NULL);
+
+	while (!e) {
+		pthread_mutex_unlock(&c->lock);
+		if (pool_reserve(&c->pool, &c->lock) < 0) {
+			pthread_mutex_lock(&c->lock);
+			return NULL;
+		}
+		pthread_mutex_lock(&c->lock);
+		e = pool_get(&c->pool, NULL);
+	}
+	return e;
+}
+
+static struct entry *pending_cover(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access)
+{
+	struct entry *e = c->pending.head;
+
+	while (e && (entry_start(e) > start || entry_end(e) < end ||
+		     (e->access & access) != access || e->changed))
+		e = e->next_in;
+	return e;
+}
+
+/* lock held: limits. Idle ones go; what is held may exceed, unless the options say no. */
+static int make_room(struct hf_cache *c, uint64_t bytes, struct entry **victims)
+{
+	const struct options *o = &c->options;
+	uint64_t freed;
+
+	if (bytes > o->max_bytes)
+		return hf_set_error(-ENOMEM, "asked for %llu bytes; the limit is max_bytes=%llu",
+				    (unsigned long long)bytes, (unsigned long long)o->max_bytes);
+	freed = cache_evict(c, bytes, 1, 0, victims);
+	if (!cache_fits(c, freed, bytes, 1)) {
+		if (o->hard)
+			return hf_set_error(-ENOMEM, "asked for %llu bytes; %llu in %llu registrations are "
+					    "held; the hard limits are max_bytes=%llu, max_count=%llu",
+					    (unsigned long long)bytes,
+					    (unsigned long long)(atomic_load(&c->pinned) - freed),
+					    (unsigned long long)c->live,
+					    (unsigned long long)o->max_bytes,
+					    (unsigned long long)o->max_count);
+		atomic_store_explicit(&c->over, true, memory_order_relaxed);
+	}
+	atomic_fetch_add(&c->pinned, bytes);
+	return 0;
+}
+
+/* Pages that are not there yet, or shared copy-on-write, would be replaced at the first write. */
+static void break_copy_on_write(struct hf_cache *c, struct entry *e)
+{
+	if (!(c->ops->flags & HF_NIC_PINS_FOR_WRITE))
+		madvise((void *)(uintptr_t)entry_start(e), entry_bytes(e), MADV_POPULATE_WRITE);
+}
+
+/* No lock held. When the NIC is full: what is dead goes, then idle ones, an eighth at a time. */
+static int nic_register(struct hf_cache *c, struct entry *e)
+{
+	struct hf_nic_reg reg = { 0 };
+	int rc;
+
+	break_copy_on_write(c, e);
+	for (int i = 0; i < NIC_TRIES; i++) {
+		rc = c->ops->reg(c->nic, entry_start(e), entry_bytes(e), e->access, &reg);
+		if (rc != -ENOMEM ||
+		    !(cache_reclaim(c, RECLAIM_DEAD) || cache_reclaim(c, RECLAIM_SOME)))
+			break;
+	}
+	if (rc) {
+		atomic_fetch_add(&c->failures, 1);
+		return rc;
+	}
+	e->lkey = reg.lkey;
+	e->rkey = reg.rkey;
+	e->nic_priv = reg.priv;
+	return 0;
+}
+
+/* lock held: what the new one covers with the same or fewer rights is of no more use. */
+static struct entry *supersede(struct hf_cache *c, struct entry *e)
+{
+	struct entry *idle = NULL;
+	struct node *found[32];
+	unsigned n;
+
+	for (unsigned access = 1; access <= HF_READWRITE; access++) {
+		if ((access & e->access) != access)
+			continue;
+		do {
+			n = index_find_inside(&c->index[access - 1], entry_start(e), entry_end(e), found,
+					      32);
+			for (unsigned i = 0; i < n; i++) {
+				struct entry *old = entry_of(found[i]);
+
+				c->superseded++;
+				if (cache_kill(c, old)) {
+					old->next = idle;
+					idle = old;
+				}
+			}
+		} while (n == 32);
+	}
+	return idle;
+}
+
+static void publish(struct hf_cache *c, struct entry *e)
+{
+	uint32_t now = atomic_load_explicit(&c->epoch, memory_order_relaxed);
+
+	atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
+	e->node.owner = now;
+	list_append(&c->lru, e);
+	c->live++;
+	c->misses++;
+	atomic_store_explicit(&e->word, ENTRY_LIVE | HOLD_ONE, memory_order_release);
+	index_insert(&c->index[e->access - 1], &e->node);
+}
+
+/* lock held: the placeholder's time is over, whoever waits for it looks again. */
+static void resolve(struct hf_cache *c, struct entry *e)
+{
+	list_remove(&c->pending, e);
+	atomic_fetch_add(&c->pending_done, 1);
+}
+
+static void unwatch(struct hf_cache *c, struct entry *e)
+{
+	if (e->watched)
+		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), e->watch_id);
+	e->watched = false;
+}
+
+/* Arm and register. *watch says whether the proxy sees changes. On error nothing is left. */
+static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
+{
+	int rc;
+
+	*watch = HF_UNWATCHED;
+	if (c->caching) {
+		*watch = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e), e->access,
+					   &e->watch_id);
+		if (*watch < 0)
+			return *watch;
+		e->watched = *watch == HF_WATCHED;
+	} else if (!(c->ops->flags & HF_NIC_PINS_FOR_WRITE)) {
+		rc = hf_range_check(entry_start(e), entry_end(e), e->access);
+		if (rc)
+			return rc;
+	}
+	rc = nic_register(c, e);
+	if (rc)
+		unwatch(c, e);
+	return rc;
+}
+
+/* The NIC has it, nobody watches it: it serves this holder and goes at the put. */
+static void make_single(struct hf_cache *c, struct entry *e)
+{
+	c->uncached++;
+	atomic_store_explicit(&e->word, ENTRY_DEAD | ENTRY_SINGLE | HOLD_ONE, memory_order_release);
+}
+
+/* What became of a placeholder. */
+enum outcome { PUBLISHED, SINGLE, CHANGED };
+
+static enum outcome finish(struct hf_cache *c, struct entry *e, bool watched)
+{
+	bool quiet = watched && switch_settle(c->sw) == 0;
+	struct entry *idle = NULL;
+	enum outcome out;
+
+	pthread_mutex_lock(&c->lock);
+	resolve(c, e);
+	if (!quiet) {
+		make_single(c, e);
+		out = SINGLE;
+	} else if (e->changed) {
+		out = CHANGED;
+	} else {
+		idle = supersede(c, e);
+		publish(c, e);
+		out = PUBLISHED;
+	}
+	pthread_mutex_unlock(&c->lock);
+	os_wake_all(&c->pending_done);
+	cache_let_go(c, idle);
+	return out;
+}
+
+static void give_up(struct hf_cache *c, struct entry *e)
+{
+	atomic_fetch_sub(&c->pinned, entry_bytes(e));
+	pthread_mutex_lock(&c->lock);
+	resolve(c, e);
+	pool_put(&c->pool, e);
+	pthread_mutex_unlock(&c->lock);
+	os_wake_all(&c->pending_done);
+}
+
+/*
+ * lock held; it is dropped when the answer is not 0. A placeholder with room made for it: 0 and *out.
+ * 1: another thread's registration will do, and was waited for: look again. -errno.
+ */
+static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, bool may_wait,
+		 struct entry **out, struct entry **victims)
+{
+	struct entry *e = may_wait ? pending_cover(c, start, end, access) : NULL;
+	uint32_t seen = atomic_load(&c->pending_done);
+	int rc;
+
+	if (e) {
+		pthread_mutex_unlock(&c->lock);
+		os_wait(&c->pending_done, seen);
+		return 1;
+	}
+	rc = make_room(c, end - start, victims);
+	e = rc ? NULL : new_entry(c);
+	if (!e) {
+		pthread_mutex_unlock(&c->lock);
+		cache_let_go(c, *victims);
+		if (rc)
+			return rc;
+		atomic_fetch_sub(&c->pinned, end - start);
+		return hf_set_error(-ENOMEM, "no memory for a cache entry");
+	}
+	fill(e, start, end, access);
+	list_append(&c->pending, e);
+	atomic_fetch_add_explicit(&c->epoch, 1, memory_order_relaxed);
+	*out = e;
+	return 0;
+}
+
+/* One registration: 0 and *out held; -EAGAIN: the memory changed meanwhile; -errno. */
+static int make(struct hf_cache *c, struct entry *e, struct entry *victims)
+{
+	int watch;
+	int rc;
+
+	cache_let_go(c, victims);
+	rc = arm_and_register(c, e, &watch);
+	if (rc) {
+		give_up(c, e);
+		return rc;
+	}
+	if (finish(c, e, watch == HF_WATCHED) != CHANGED)
+		return 0;
+	atomic_fetch_add(&c->retries, 1);
+	e->next = NULL;
+	cache_let_go(c, e);
+	return -EAGAIN;
+}
+
+/* Round a mapping that won't keep still: no watch, no placeholder, nothing to find stale later. */
+static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access,
+			  struct entry **out)
+{
+	struct entry *victims = NULL;
+	struct entry *e;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = begin(c, start, end, access, false, &e, &victims);
+	if (rc)
+		return rc;
+	pthread_mutex_unlock(&c->lock);
+	cache_let_go(c, victims);
+	rc = nic_register(c, e);
+	if (rc) {
+		give_up(c, e);
+		return rc;
+	}
+	finish(c, e, false);
+	*out = e;
+	return 0;
+}
+
+int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, struct entry **out,
+	       bool *hit)
+{
+	bool may_wait = true;
+
+	for (int i = 0; i < TRIES; i++) {
+		struct entry *victims = NULL;
+		int rc;
+
+		if (c->caching && switch_settle(c->sw) < 0)
+			break;
+		pthread_mutex_lock(&c->lock);
+		*out = c->caching ? cache_find(c, start, end, access) : NULL;
+		if (*out) {
+			pthread_mutex_unlock(&c->lock);
+			*hit = true;
+			return 0;
+		}
+		rc = begin(c, start, end, access, may_wait && c->caching, out, &victims);
+		/* The hard limit counts what is dead and not yet let go. */
+		if (rc == -ENOMEM && cache_reclaim(c, RECLAIM_DEAD))
+			continue;
+		if (rc < 0)
+			return rc;
+		if (rc > 0) {
+			may_wait = false;
+			continue;
+		}
+		pthread_mutex_unlock(&c->lock);
+		rc = make(c, *out, victims);
+		if (rc != -EAGAIN)
+			return rc;
+	}
+	return make_unwatched(c, start, end, access, out);
+}

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The data path: messages over a stream socket, payload straight from and to registered memory.
+ *
+ *   on the wire, little-endian     u32 magic  u16 version  u16 type  u32 length  u32 check   payload
+ *
+ * The header goes by send(2) and recv(2): linked to the payload in one submission it was no faster. A
+ * message that failed half-way leaves the stream out of step, so that direction then answers the same
+ * error for ever.
+ */
+#include "uring.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "../os.h"
+
+#define WIRE_MAGIC 0x54464448u /* "HDFT" */
+#define WIRE_VERSION 1
+#define WIRE_MESSAGE 1
+
+struct wire {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;
+	uint32_t length;
+	uint32_t check; /* of the fields before: chance bytes are not taken for a header */
+};
+_Static_assert(sizeof(struct wire) == 16, "the header on the wire has no padding");
+
+struct uring_conn {
+	struct uring_nic *nic;
+	int fd;
+	pthread_mutex_t tx; /* one message at a time */
+	int tx_error;       /* (tx) */
+	pthread_mutex_t rx;
+	int rx_error;       /* (rx) */
+	bool kept;          /* (rx) the header of a message was read, its payload not */
+	uint32_t length;    /* (rx) of that message */
+};
+
+static uint32_t wire_check(uint32_t length)
+{
+	return ~(WIRE_MAGIC ^ (length * 0x9e3779b1u));
+}
+
+/* ------------------------------------------------------------------ sockets */
+
+static int wait_for(int fd, short events)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+
+	while (poll(&p, 1, -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return p.revents & POLLNVAL ? -EBADF : 0;
+}
+
+/*
+ * A kernel without RWF_NOSIGNAL sends SIGPIPE to the thread that writes to a closed socket. It is blocked
+ * meanwhile, and taken away if it came; one that was pending before is the program's.
+ */
+struct sigpipe {
+	sigset_t old;
+	bool was_pending;
+};
+
+static void sigpipe_block(struct sigpipe *s)
+{
+	sigset_t pipe_only, pending;
+
+	sigpending(&pending);
+	s->was_pending = sigismember(&pending, SIGPIPE);
+	sigemptyset(&pipe_only);
+	sigaddset(&pipe_only, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &pipe_only, &s->old);
+}
+
+static void sigpipe_restore(const struct sigpipe *s, int rc)
+{
+	struct timespec now = { 0, 0 };
+	sigset_t pipe_only;
+
+	sigemptyset(&pipe_only);
+	sigaddset(&pipe_only, SIGPIPE);
+	if (rc == -EPIPE && !s->was_pending)
+		while (sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR)
+			;
+	pthread_sigmask(SIG_SETMASK, &s->old, NULL);
+}
+
+static int send_header(int fd, uint32_t length)
+{
+	struct wire w = { htole32(WIRE_MAGIC), htole16(WIRE_VERSION), htole16(WIRE_MESSAGE),
+			  htole32(length), htole32(wire_check(length)) };
+
+	for (size_t done = 0; done < sizeof(w);) {
+		ssize_t n = send(fd, (char *)&w + done, sizeof(w) - done,
+				 MSG_NOSIGNAL | (length ? MSG_MORE : 0));
+		int rc = 0;
+
+		if (n >= 0)
+			done += (size_t)n;
+		else if (errno == EAGAIN)
+			rc = wait_for(fd, POLLOUT);
+		else if (errno != EINTR)
+			rc = -errno;
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* 0, -ECONNRESET at the end of the stream, or what the socket says. */
+static int recv_header(int fd, struct wire *w)
+{
+	for (size_t done = 0; done < sizeof(*w);) {
+		ssize_t n = recv(fd, (char *)w + done, sizeof(*w) - done, MSG_WAITALL);
+		int rc = 0;
+
+		if (n > 0)
+			done += (size_t)n;
+		else if (n == 0)
+			rc = -ECONNRESET;
+		else if (errno == EAGAIN)
+			rc = wait_for(fd, POLLIN);
+		else if (errno != EINTR)
+			rc = -errno;
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int move_payload(struct uring_conn *c, enum uring_dir dir, const struct hf_region *r,
+			uint64_t addr, uint64_t len)
+{
+	for (uint64_t done = 0; done < len;) {
+		int n = uring_move(c->nic, dir, c->fd, r, addr + done, len - done);
+
+		if (n > 0) {
+			done += (uint64_t)n;
+			continue;
+		}
+		if (n == 0)
+			return dir == URING_IN ? -ECONNRESET : -EPIPE;
+		if (n == -EAGAIN)
+			n = wait_for(c->fd, dir == URING_IN ? POLLIN : POLLOUT);
+		if (n)
+			return n;
+	}
+	return 0;
+}
+
+/* ------------------------------------------------------------------ the operations */
+
+static int check_socket(int fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(int);
+	int type;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return hf_set_error(-errno, "a connection needs a stream socket; descriptor %d: %s", fd,
+				    strerror(errno));
+	if (type != SOCK_STREAM)
+		return hf_set_error(-EINVAL, "a connection needs a stream socket; descriptor %d is of another "
+					     "type: use SOCK_STREAM", fd);
+	len = sizeof(peer);
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
+		return hf_set_error(-errno, "descriptor %d has no peer (%s): connect or accept it first", fd,
+				    strerror(errno));
+	return 0;
+}
+
+static int prepare(struct uring_nic *nic, int fd)
+{
+	int rc;
+
+	if (nic->users_ring)
+		return hf_set_error(-EOPNOTSUPP,
+				    "uring: the ring is the program's own: holdfast can't submit to it; use a provider "
+				    "on \"uring\" for connections");
+	rc = check_socket(fd);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&nic->lock);
+	rc = uring_find_caps(nic);
+	pthread_mutex_unlock(&nic->lock);
+	return rc;
+}
+
+int uring_attach(void *nic, int fd, void **out)
+{
+	int rc = prepare(nic, fd), on = 1;
+	struct uring_conn *c;
+
+	if (rc)
+		return rc;
+	c = os_calloc(1, sizeof(*c));
+	if (!c)
+		return hf_set_error(-ENOMEM, "uring: out of memory for a connection");
+	c->nic = nic;
+	c->fd = fd;
+	pthread_mutex_init(&c->tx, NULL);
+	pthread_mutex_init(&c->rx, NULL);
+	/* The last part of a message must not wait for an acknowledgement. A unix socket has no such option. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	*out = c;
+	return 0;
+}
+
+void uring_detach(void *conn)
+{
+	struct uring_conn *c = conn;
+
+	pthread_mutex_destroy(&c->tx);
+	pthread_mutex_destroy(&c->rx);
+	free(c);
+}
+
+static int send_message(struct uring_conn *c, const struct hf_region *r, uint64_t addr, uint32_t len)
+{
+	struct sigpipe s;
+	int rc;
+
+	rc = send_header(c->fd, len);
+	if (rc || !len)
+		return rc;
+	if (c->nic->caps.nosignal)
+		return move_payload(c, URING_OUT, r, addr, len);
+	sigpipe_block(&s);
+	rc = move_payload(c, URING_OUT, r, addr, len);
+	sigpipe_restore(&s, rc);
+	return rc;
+}
+
+int uring_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len)
+{
+	struct uring_conn *c = conn;
+	int rc;
+
+	if (len > UINT32_MAX)
+		return hf_set_error(-EMSGSIZE, "a message has at most 4 GiB - 1 byte; %llu asked: send it in parts",
+				    (unsigned long long)len);
+	pthread_mutex_lock(&c->tx);
+	if (!c->tx_error)
+		c->tx_error = send_message(c, r, addr, (uint32_t)len);
+	rc = c->tx_error;
+	pthread_mutex_unlock(&c->tx);
+	if (rc)
+		return hf_set_error(rc, "the message of %llu bytes could not be sent: %s; open a new connection",
+				    (unsigned long long)len, strerror(-rc));
+	return 0;
+}
+
+/* (rx) The next message's length, unless it was kept. */
+static int next_message(struct uring_conn *c)
+{
+	struct wire w;
+	int rc;
+
+	if (c->kept)
+		return 0;
+	rc = recv_header(c->fd, &w);
+	if (rc)
+		return rc;
+	c->length = le32toh(w.length);
+	if (le32toh(w.magic) != WIRE_MAGIC || le16toh(w.version) != WIRE_VERSION ||
+	    le16toh(w.type) != WIRE_MESSAGE || le32toh(w.check) != wire_check(c->length))
+		return -EPROTO;
+	c->kept = true;
+	return 0;
+}
+
+/* (rx) 0 or the error that stays; -EMSGSIZE is none. */
+static int recv_message(struct uring_conn *c, const struct hf_region *r, uint64_t addr, uint64_t len)
+{
+	int rc = next_message(c);
+
+	if (rc)
+		return rc;
+	if (c->length > len)
+		return -EMSGSIZE;
+	rc = move_payload(c, URING_IN, r, addr, c->length);
+	if (!rc)
+		c->kept = false;
+	return rc;
+}
+
+static int why_recv(int rc, uint64_t len, uint64_t got)
+{
+	switch (rc) {
+	case -EMSGSIZE:
+		return hf_set_error(rc, "the message has %llu bytes, the buffer %llu: it is kept, receive it into a "
+					"larger one", (unsigned long long)got, (unsigned long long)len);
+	case -EPROTO:
+		return hf_set_error(rc, "what arrived is not a holdfast message of version %d: the peer must use "
+					"hf_send(), and nothing else may use the socket", WIRE_VERSION);
+	default:
+		return hf_set_error(rc, "nothing more can be received: %s; open a new connection", strerror(-rc));
+	}
+}
+
+int uring_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len, uint64_t *got)
+{
+	struct uring_conn *c = conn;
+	int rc;
+
+	*got = 0;
+	pthread_mutex_lock(&c->rx);
+	rc = c->rx_error;
+	if (!rc) {
+		rc = recv_message(c, r, addr, len);
+		if (!rc || rc == -EMSGSIZE)
+			*got = c->length;
+		else
+			c->rx_error = rc;
+	}
+	pthread_mutex_unlock(&c->rx);
+	return rc ? why_recv(rc, len, *got) : 0;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <holdfast/backend.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STACK_BYTES (256 * 1024)
+
+#ifdef HF_FAULTS
+static _Atomic int64_t fault_left;
+static const char *_Atomic fault_step;
+
+bool hf_fault_hit(const char *step)
+{
+	if (atomic_load(&fault_left) <= 0 || atomic_fetch_sub(&fault_left, 1) != 1)
+		return false;
+	atomic_store(&fault_step, step);
+	return true;
+}
+
+void hf_fault_arm(int64_t n)
+{
+	atomic_store(&fault_step, NULL);
+	atomic_store(&fault_left, n);
+}
+
+const char *hf_fault_last(void)
+{
+	return atomic_load(&fault_step);
+}
+#endif
+
+uint64_t os_page_size(void)
+{
+	static _Atomic uint64_t size;
+	uint64_t s = atomic_load_explicit(&size, memory_order_relaxed);
+
+	if (!s) {
+		s = (uint64_t)sysconf(_SC_PAGESIZE);
+		atomic_store_explicit(&size, s, memory_order_relaxed);
+	}
+	return s;
+}
+
+void *os_pool_map(size_t bytes)
+{
+	size_t page = os_page_size();
+	size_t inner = (bytes + page - 1) & ~(page - 1);
+	char *base;
+
+	if (FAULT("pool mmap"))
+		return NULL;
+	base = mmap(NULL, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (base == MAP_FAILED)
+		return NULL;
+	if (mprotect(base + page, inner, PROT_READ | PROT_WRITE) < 0) {
+		munmap(base, inner + 2 * page);
+		return NULL;
+	}
+	return base + page;
+}
+
+void os_pool_unmap(void *base, size_t bytes)
+{
+	size_t page = os_page_size();
+	size_t inner = (bytes + page - 1) & ~(page - 1);
+
+	if (base)
+		munmap((char *)base - page, inner + 2 * page);
+}
+
+static void *thread_main(void *p)
+{
+	struct os_thread *t = p;
+
+	pthread_setname_np(pthread_self(), t->name);
+	atomic_store(&t->tid, (int)syscall(SYS_gettid));
+	return t->fn(t->arg);
+}
+
+/* The program's signals are not for our threads: block all while the thread is created. */
+static int create_blocked(struct os_thread *t, pthread_attr_t *attr)
+{
+	sigset_t all, old;
+	int rc;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&t->id, attr, thread_main, t);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -rc;
+}
+
+int os_thread_start(struct os_thread *t, const char *name, void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	int rc;
+
+	if (FAULT("thread"))
+		return -EAGAIN;
+	*t = (struct os_thread){ .fn = fn, .arg = arg, .name = name };
+	t->stack = os_pool_map(STACK_BYTES);
+	if (!t->stack)
+		return -ENOMEM;
+	pthread_attr_init(&attr);
+	rc = -pthread_attr_setstack(&attr, t->stack, STACK_BYTES);
+	if (!rc)
+		rc = create_blocked(t, &attr);
+	pthread_attr_destroy(&attr);
+	if (rc) {
+		os_pool_unmap(t->stack, STACK_BYTES);
+		t->stack = NULL;
+	}
+	return rc;
+}
+
+void os_thread_join(struct os_thread *t)
+{
+	if (!t->stack)
+		return;
+	pthread_join(t->id, NULL);
+	os_pool_unmap(t->stack, STACK_BYTES);
+	t->stack = NULL;
+}
+
+int os_open(const char *path, int flags)
+{
+	int fd;
+
+	if (FAULT("open"))
+		return -EMFILE;
+	fd = open(path, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int os_eventfd(void)
+{
+	int fd;
+
+	if (FAULT("eventfd"))
+		return -EMFILE;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+void *os_calloc(size_t n, size_t size)
+{
+	return FAULT("calloc") ? NULL : calloc(n, size);
+}
+
+void os_wait(_Atomic uint32_t *word, uint32_t seen)
+{
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+void os_wake_all(_Atomic uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void os_sleep_us(unsigned us)
+{
+	struct timespec ts = { us / 1000000, (long)(us % 1000000) * 1000 };
+
+	nanosleep(&ts, NULL);
+}
+
+_Atomic uint32_t *os_fork_word(void)
+{
+	size_t page = os_page_size();
+	void *word = os_pool_map(page);
+
+	if (word && (FAULT("wipeonfork") || madvise(word, page, MADV_WIPEONFORK) < 0)) {
+		os_pool_unmap(word, page);
+		word = NULL;
+	}
+	return word;
+}
+
+void os_fork_word_free(_Atomic uint32_t *word)
+{
+	os_pool_unmap(word, os_page_size());
+}
+
+/*
+ * Descriptors that a child must not keep. O_CLOEXEC covers exec; a child that only forks would hold
+ * the userfaultfd open (and the parent's munmap would wait for a reader that is gone once the parent
+ * closes its own) and the rings (and with them every pin). A child of a raw clone() without the
+ * handlers still inherits them: see docs/architecture.md.
+ */
+#define FORK_FDS 256
+static _Atomic int fork_fds[FORK_FDS]; /* fd + 1; 0 is free */
+
+static void close_in_child(void)
+{
+	for (int i = 0; i < FORK_FDS; i++) {
+		int fd = atomic_exchange(&fork_fds[i], 0) - 1;
+
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+static void watch_forks(void)
+{
+	pthread_atfork(NULL, NULL, close_in_child);
+}
+
+int hf_close_on_fork(int fd)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, watch_forks);
+	for (int i = 0; i < FORK_FDS; i++) {
+		int empty = 0;
+
+		if (atomic_compare_exchange_strong(&fork_fds[i], &empty, fd + 1))
+			return 0;
+	}
+	return hf_set_error(-EMFILE, "over %d descriptors to be closed in forked children", FORK_FDS);
+}
+
+void hf_close_on_fork_done(int fd)
+{
+	for (int i = 0; i < FORK_FDS; i++) {
+		int mine = fd + 1;
+
+		if (atomic_compare_exchange_strong(&fork_fds[i], &mine, 0))
+			return;
+	}
+}

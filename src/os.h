@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What the library asks of the operating system, in one place: each primitive says what it
+ * guarantees, and each that can fail is a step of the nth-failure sweep (see FAULT).
+ */
+#ifndef HF_OS_H
+#define HF_OS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HF_PAGE 4096ull /* the least page size; see os_page_size() */
+
+/*
+ * Fault injection: in the test build the n-th FAULT() reached answers true and the step fails as
+ * if the kernel had said no. In the product it is the constant 0.
+ */
+#ifdef HF_FAULTS
+bool hf_fault_hit(const char *step);
+void hf_fault_arm(int64_t n);        /* n > 0: the n-th step from now fails; 0: none */
+const char *hf_fault_last(void);     /* the step that failed, or NULL when none was reached */
+#define FAULT(step) hf_fault_hit(step)
+#else
+#define FAULT(step) 0
+#endif
+
+uint64_t os_page_size(void);
+
+/*
+ * Memory that the event thread may touch (I4): zeroed, page aligned, fenced by guard pages so
+ * that the kernel never merges it with a mapping of the program's, hence never armed. NULL
+ * on failure.
+ */
+void *os_pool_map(size_t bytes);
+void os_pool_unmap(void *base, size_t bytes);
+
+/* A thread of the library's own: all signals blocked, its stack from os_pool_map(). 0 or -errno. */
+struct os_thread {
+	pthread_t id;
+	void *stack;
+	_Atomic int tid; /* set by the thread itself before it runs fn; 0 until then */
+	void *(*fn)(void *);
+	void *arg;
+	const char *name;
+};
+int os_thread_start(struct os_thread *t, const char *name, void *(*fn)(void *), void *arg);
+void os_thread_join(struct os_thread *t);
+
+int os_open(const char *path, int flags);
+int os_eventfd(void);
+void *os_calloc(size_t n, size_t size);
+
+/* Futex on a private word. os_wait: returns when *word != seen, on a wake, or spuriously. */
+void os_wait(_Atomic uint32_t *word, uint32_t seen);
+void os_wake_all(_Atomic uint32_t *word);
+void os_sleep_us(unsigned us);
+
+/*
+ * A word, 0 at first, that the kernel wipes to 0 again in every forked child (MADV_WIPEONFORK): set to
+ * another value it tells, with no system call, that this is still the process that set it (I7). NULL on failure.
+ */
+_Atomic uint32_t *os_fork_word(void);
+void os_fork_word_free(_Atomic uint32_t *word);
+
+#endif

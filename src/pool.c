@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "pool.h"
+
+#include <errno.h>
+
+#include "os.h"
+
+static size_t chunk_bytes(const struct pool *p, unsigned chunk)
+{
+	return p->object_size * ((size_t)POOL_FIRST << chunk);
+}
+
+void pool_init(struct pool *p, size_t object_size)
+{
+	*p = (struct pool){ .object_size = object_size, .grow = PTHREAD_MUTEX_INITIALIZER };
+}
+
+void pool_destroy(struct pool *p)
+{
+	for (unsigned i = 0; i < POOL_CHUNKS; i++)
+		os_pool_unmap(p->chunk[i], chunk_bytes(p, i));
+	pool_init(p, p->object_size);
+}
+
+int pool_empty(const struct pool *p)
+{
+	return !p->free && p->made == p->room;
+}
+
+static int add_chunk(struct pool *p, pthread_mutex_t *lock)
+{
+	unsigned i = 0;
+	char *base;
+
+	while (i < POOL_CHUNKS && p->chunk[i])
+		i++;
+	if (i == POOL_CHUNKS)
+		return -ENOMEM;
+	base = os_pool_map(chunk_bytes(p, i));
+	if (!base)
+		return -ENOMEM;
+	pthread_mutex_lock(lock);
+	atomic_store_explicit(&p->chunk[i], base, memory_order_release);
+	p->room += POOL_FIRST << i;
+	pthread_mutex_unlock(lock);
+	return 0;
+}
+
+int pool_reserve(struct pool *p, pthread_mutex_t *lock)
+{
+	int rc = 0;
+	int empty;
+
+	pthread_mutex_lock(&p->grow);
+	pthread_mutex_lock(lock);
+	empty = pool_empty(p);
+	pthread_mutex_unlock(lock);
+	if (empty)
+		rc = add_chunk(p, lock);
+	pthread_mutex_unlock(&p->grow);
+	return rc;
+}
+
+/* Chunk c begins at index POOL_FIRST * (2^c - 1). */
+void *pool_at(struct pool *p, uint32_t index)
+{
+	uint32_t n = index / POOL_FIRST + 1;
+	unsigned c = 31u - (unsigned)__builtin_clz(n);
+	uint32_t first = POOL_FIRST * ((1u << c) - 1);
+	char *base;
+
+	if (c >= POOL_CHUNKS)
+		return NULL;
+	base = atomic_load_explicit(&p->chunk[c], memory_order_acquire);
+	return base ? base + p->object_size * (index - first) : NULL;
+}
+
+void *pool_get(struct pool *p, uint32_t *index)
+{
+	void *object = p->free;
+
+	if (object) {
+		p->free = *(void **)object;
+		return object;
+	}
+	if (p->made == p->room)
+		return NULL;
+	if (index)
+		*index = p->made;
+	return pool_at(p, p->made++);
+}
+
+void pool_put(struct pool *p, void *object)
+{
+	*(void **)object = p->free;
+	p->free = object;
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "provider.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os.h"
+#include "thread.h"
+
+int hf_provider_enter(struct hf_provider *p)
+{
+	if (!p)
+		return hf_set_error(-EINVAL, "the provider is NULL");
+	return switch_enter(p->sw);
+}
+
+/* ------------------------------------------------------------------ get and put */
+
+static int check_request(const void *addr, size_t len, unsigned access, struct hf_region *out,
+			 struct range *r)
+{
+	if (!access || (access & ~HF_READWRITE))
+		return hf_set_error(-EINVAL, "access 0x%x: HF_READ, HF_WRITE or both", access);
+	if (!out)
+		return hf_set_error(-EINVAL, "no place for the region");
+	return range_round(addr, len, r);
+}
+
+static void fill_region(struct hf_provider *p, struct entry *e, bool hit, struct hf_region *out)
+{
+	bool single = atomic_load_explicit(&e->word, memory_order_relaxed) & ENTRY_SINGLE;
+
+	*out = (struct hf_region){
+		.addr = entry_start(e),
+		.length = entry_bytes(e),
+		.lkey = e->lkey,
+		.rkey = e->rkey,
+		.access = e->access,
+		.flags = (hit ? HF_REGION_HIT : 0) | (single ? 0 : HF_REGION_CACHED),
+		.provider = p,
+		.entry = e,
+	};
+}
+
+static int get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+	       struct hf_region *out, bool checked)
+{
+	struct entry *e = NULL;
+	struct range r;
+	bool hit = true;
+	int rc = hf_provider_enter(p);
+
+	if (!rc)
+		rc = check_request(addr, len, access, out, &r);
+	if (rc)
+		return rc;
+	thread_seen();
+	if (p->cache.caching && (!checked || switch_check(p->sw) == 0))
+		e = cache_find(&p->cache, r.start, r.end, access);
+	if (!e) {
+		hit = false;
+		rc = cache_miss(&p->cache, r.start, r.end, access, &e, &hit);
+	}
+	if (!rc)
+		fill_region(p, e, hit, out);
+	return rc;
+}
+
+int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+	   struct hf_region *out)
+{
+	return get(p, addr, len, access, out, true);
+}
+
+int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+		     struct hf_region *out)
+{
+	return get(p, addr, len, access, out, false);
+}
+
+int hf_sync(struct hf_provider *p)
+{
+	int rc = hf_provider_enter(p);
+
+	if (rc)
+		return rc;
+	thread_seen();
+	rc = switch_settle(p->sw);
+	return rc ? hf_set_error(rc, "the mapping keeps changing: use hf_get()") : 0;
+}
+
+int hf_put(struct hf_provider *p, struct hf_region *r)
+{
+	struct entry *e;
+	int rc = hf_provider_enter(p);
+
+	if (rc)
+		return rc;
+	if (!r || !r->entry || r->provider != p)
+		return hf_set_error(-EINVAL, "%s", !r ? "the region is NULL" : !r->entry ?
+				    "the region is not held: put already?" :
+				    "the region belongs to another provider");
+	thread_seen();
+	e = r->entry;
+	r->entry = NULL;
+	return cache_put(&p->cache, e);
+}
+
+int hf_flush(struct hf_provider *p)
+{
+	int rc = hf_provider_enter(p);
+
+	return rc ? rc : (int)cache_reclaim(&p->cache, RECLAIM_ALL);
+}
+
+int hf_provider_stats(struct hf_provider *p, struct hf_stats *out, size_t size)
+{
+	struct hf_stats all;
+	int rc = hf_provider_enter(p);
+
+	if (rc)
+		return rc;
+	if (!out || size < sizeof(uint64_t))
+		return hf_set_error(-EINVAL, "no place for the statistics");
+	cache_stats(&p->cache, &all);
+	all.size = size < sizeof(all) ? size : sizeof(all);
+	memcpy(out, &all, all.size);
+	return 0;
+}
+
+/* ------------------------------------------------------------------ life */
+
+/* "uring:fd=5" is the table `uring` and the argument "fd=5". */
+static const struct hf_nic_ops *find_nic(const char *spec, const char **arg)
+{
+	const char *colon = strchr(spec, ':');
+	char name[32];
+	size_t len = colon ? (size_t)(colon - spec) : strlen(spec);
+
+	*arg = colon ? colon + 1 : NULL;
+	if (len >= sizeof(name))
+		return NULL;
+	memcpy(name, spec, len);
+	name[len] = 0;
+	return hf_nic_find(name);
+}
+
+static int check_table(const struct hf_nic_ops *ops)
+{
+	if (!ops || ops->size < offsetof(struct hf_nic_ops, lkey_at) || ops->abi != HF_BACKEND_ABI)
+		return hf_set_error(-EINVAL, "the NIC's table is too short, or of another ABI than %d",
+				    HF_BACKEND_ABI);
+	return 0;
+}
+
+static int open_all(struct hf_provider *p, const char *arg, void *config,
+		    const struct options *options)
+{
+	int rc = p->ops.open(arg, config, &p->nic);
+
+	if (rc)
+		return rc;
+	rc = cache_open(&p->cache, p->sw, &p->ops, p->nic, options);
+	if (!rc)
+		rc = switch_add(p->sw, p);
+	if (rc) {
+		cache_close(&p->cache);
+		p->ops.close(p->nic);
+	}
+	return rc;
+}
+
+static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const char *arg, void *config,
+		     const char *text, struct hf_provider **out)
+{
+	struct hf_provider *p;
+	struct options options;
+	int rc = switch_enter(sw);
+
+	if (!rc && !out)
+		rc = hf_set_error(-EINVAL, "no place for the provider");
+	if (!rc)
+		rc = check_table(ops);
+	if (!rc)
+		rc = options_parse(&options, text, OPTION_PROVIDER);
+	if (rc)
+		return rc;
+	p = os_calloc(1, sizeof(*p));
+	if (!p)
+		return hf_set_error(-ENOMEM, "no memory for a provider");
+	memcpy(&p->ops, ops, ops->size < sizeof(p->ops) ? ops->size : sizeof(p->ops));
+	p->sw = sw;
+	rc = open_all(p, arg, config, &options);
+	if (rc)
+		free(p);
+	else
+		*out = p;
+	return rc;
+}
+
+int hf_provider_open(struct hf_switch *sw, const char *nic, const char *options,
+		     struct hf_provider **out)
+{
+	const char *arg;
+	const struct hf_nic_ops *ops = nic ? find_nic(nic, &arg) : NULL;
+
+	if (!ops)
+		return hf_set_error(nic ? -ENOENT : -EINVAL, "no NIC is called '%s'; `holdfast doctor` "
+				    "lists them", nic ? nic : "(NULL)");
+	return open_with(sw, ops, arg, NULL, options, out);
+}
+
+int hf_provider_open_nic(struct hf_switch *sw, const struct hf_nic_ops *ops, void *config,
+			 const char *options, struct hf_provider **out)
+{
+	return open_with(sw, ops, NULL, config, options, out);
+}
+
+void *hf_provider_nic(struct hf_provider *p)
+{
+	return p ? p->nic : NULL;
+}
+
+int hf_provider_close(struct hf_provider *p)
+{
+	int rc;
+
+	if (!p)
+		return 0;
+	rc = hf_provider_enter(p);
+	if (!rc && atomic_load(&p->conns))
+		rc = hf_set_error(-EBUSY, "%u connections are open: close them first",
+				  atomic_load(&p->conns));
+	if (!rc)
+		rc = cache_idle(&p->cache);
+	if (rc)
+		return rc;
+	switch_remove(p->sw, p);
+	cache_close(&p->cache);
+	p->ops.close(p->nic);
+	free(p);
+	return 0;
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Securing by the program itself: MmSecureVirtualMemory (R37..R39). The range is in the list before it
+ * is armed, as a placeholder of the cache is, so that no change falls between.
+ */
+#include <errno.h>
+
+#include "switch.h"
+
+struct secured {
+	struct secured *next_free; /* the pool's */
+	struct node node;
+	uint32_t index;
+	uint32_t generation;       /* odd while in use: an id that was released is told from a new one */
+	uint64_t watch_id;
+	bool changed;
+	hf_changed_fn fn;
+	void *arg;
+};
+
+static struct secured *secured_of(struct node *n)
+{
+	return (struct secured *)(void *)((char *)n - offsetof(struct secured, node));
+}
+
+void secured_init(struct secured_list *l)
+{
+	pthread_mutex_init(&l->lock, NULL);
+	pool_init(&l->pool, sizeof(struct secured));
+}
+
+void secured_destroy(struct secured_list *l)
+{
+	pool_destroy(&l->pool);
+	pthread_mutex_destroy(&l->lock);
+}
+
+static void tell(struct secured *s, uint64_t start, uint64_t end)
+{
+	uint64_t from = start > node_start(&s->node) ? start : node_start(&s->node);
+	uint64_t to = end < node_end(&s->node) ? end : node_end(&s->node);
+
+	s->changed = true;
+	if (s->fn)
+		s->fn(s->arg, (void *)(uintptr_t)from, to - from);
+}
+
+/* Told once per change: a second telling of a range that was kept because somebody was busy is harmless. */
+int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try)
+{
+	struct secured_list *l = &sw->secured;
+	struct node *found[32];
+	uint64_t from = start;
+	unsigned n;
+
+	if (!try)
+		pthread_mutex_lock(&l->lock);
+	else if (pthread_mutex_trylock(&l->lock) != 0)
+		return -EAGAIN;
+	do {
+		n = index_find_touching(&l->index, from, end, found, 32);
+		for (unsigned i = 0; i < n; i++)
+			tell(secured_of(found[i]), start, end);
+		/* More: go on behind the last one's start; those met again are told again. */
+		if (n == 32)
+			from = node_start(found[31]) + 1;
+	} while (n == 32 && from < end);
+	pthread_mutex_unlock(&l->lock);
+	return 0;
+}
+
+static struct secured *insert(struct secured_list *l, struct range r, hf_changed_fn fn, void *arg)
+{
+	uint32_t index = UINT32_MAX;
+	struct secured *s = NULL;
+
+	for (int i = 0; i < 16 && !s; i++) {
+		if (pool_reserve(&l->pool, &l->lock) < 0)
+			return NULL;
+		pthread_mutex_lock(&l->lock);
+		s = pool_get(&l->pool, &index);
+		if (!s)
+			pthread_mutex_unlock(&l->lock);
+	}
+	if (!s)
+		return NULL;
+	if (index != UINT32_MAX)
+		s->index = index;
+	s->generation++;
+	s->changed = false;
+	s->fn = fn;
+	s->arg = arg;
+	node_set(&s->node, r.start, r.end);
+	index_insert(&l->index, &s->node);
+	l->count++;
+	pthread_mutex_unlock(&l->lock);
+	return s;
+}
+
+static void take_out(struct secured_list *l, struct secured *s)
+{
+	index_remove(&l->index, &s->node);
+	s->generation++;
+	l->count--;
+	pool_put(&l->pool, s);
+}
+
+/* lock held: the record of an id, or NULL. */
+static struct secured *lookup(struct secured_list *l, uint64_t id)
+{
+	uint32_t index = (uint32_t)id;
+	struct secured *s = index < l->pool.made ? pool_at(&l->pool, index) : NULL;
+
+	return s && s->generation == (uint32_t)(id >> 32) && (s->generation & 1) ? s : NULL;
+}
+
+/* Watched from now on, and nothing changed between: 0. */
+static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
+{
+	uint64_t start = node_start(&s->node);
+	uint64_t end = node_end(&s->node);
+	int rc = sw->ops.secure(sw->proxy, start, end, access, &s->watch_id);
+	bool changed;
+
+	if (rc == HF_UNWATCHED)
+		return -EOPNOTSUPP; /* the proxy has said why */
+	if (rc < 0)
+		return rc;
+	rc = switch_settle(sw);
+	pthread_mutex_lock(&sw->secured.lock);
+	changed = s->changed;
+	pthread_mutex_unlock(&sw->secured.lock);
+	if (!rc && !changed)
+		return 0;
+	sw->ops.unsecure(sw->proxy, start, end, s->watch_id);
+	return hf_set_error(-EAGAIN, "the range changed while it was being secured");
+}
+
+static int check_flags(struct hf_switch *sw, unsigned flags)
+{
+	unsigned access = flags & HF_READWRITE;
+
+	if ((flags & ~(HF_READWRITE | HF_NOTIFY | HF_DENY)) || !(flags & (HF_NOTIFY | HF_DENY)) ||
+	    (access != HF_READ && access != HF_READWRITE))
+		return hf_set_error(-EINVAL, "flags 0x%x: HF_READ or HF_READWRITE, and HF_NOTIFY or "
+				    "HF_DENY or both", flags);
+	if ((flags & HF_DENY) && !((sw->ops.caps & HF_CAP_DENY) && sw->ops.deny))
+		return hf_set_error(-ENOTSUP, "the proxy `%s` can't refuse changes (HF_DENY): ask for "
+				    "HF_NOTIFY, or use a proxy that `holdfast doctor` shows with deny",
+				    sw->ops.name);
+	if (!sw->ops.secure)
+		return hf_set_error(-EOPNOTSUPP, "no proxy watches this process: `holdfast doctor` says why");
+	return 0;
+}
+
+int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_changed_fn changed,
+	      void *arg, uint64_t *id)
+{
+	struct secured *s;
+	struct range r;
+	int rc = switch_enter(sw);
+
+	if (!rc)
+		rc = check_flags(sw, flags);
+	if (!rc && !id)
+		rc = hf_set_error(-EINVAL, "no place for the id");
+	if (!rc)
+		rc = range_round(addr, len, &r);
+	if (rc)
+		return rc;
+	s = insert(&sw->secured, r, changed, arg);
+	if (!s)
+		return hf_set_error(-ENOMEM, "no memory to secure one range more");
+	rc = arm(sw, s, flags & HF_READWRITE);
+	if (rc) {
+		pthread_mutex_lock(&sw->secured.lock);
+		take_out(&sw->secured, s);
+		pthread_mutex_unlock(&sw->secured.lock);
+		return rc;
+	}
+	*id = (uint64_t)s->generation << 32 | s->index;
+	return 0;
+}
+
+int hf_secured_changed(struct hf_switch *sw, uint64_t id)
+{
+	struct secured *s;
+	int rc = switch_enter(sw);
+
+	if (rc)
+		return rc;
+	/* A change whose call has returned is told: wait for what is being told now. */
+	switch_settle(sw);
+	pthread_mutex_lock(&sw->secured.lock);
+	s = lookup(&sw->secured, id);
+	rc = s ? s->changed : -EINVAL;
+	pthread_mutex_unlock(&sw->secured.lock);
+	return rc < 0 ? hf_set_error(rc, "no range is secured under this id") : rc;
+}
+
+int hf_unsecure(struct hf_switch *sw, uint64_t id)
+{
+	struct secured_list *l;
+	struct range r = { 0 };
+	uint64_t watch = 0;
+	struct secured *s;
+	int rc = switch_enter(sw);
+
+	if (rc)
+		return rc;
+	l = &sw->secured;
+	pthread_mutex_lock(&l->lock);
+	s = lookup(l, id);
+	if (s) {
+		r = (struct range){ node_start(&s->node), node_end(&s->node) };
+		watch = s->watch_id;
+		take_out(l, s);
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (!s)
+		return hf_set_error(-EINVAL, "no range is secured under this id: unsecured already?");
+	sw->ops.unsecure(sw->proxy, r.start, r.end, watch);
+	return 0;
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "switch.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends.h"
+#include "os.h"
+#include "provider.h"
+
+int switch_enter(const struct hf_switch *sw)
+{
+	if (!sw)
+		return hf_set_error(-EINVAL, "the switch is NULL");
+	if (!atomic_load_explicit(sw->alive, memory_order_relaxed))
+		return hf_set_error(-EOWNERDEAD, "this switch belongs to the process that forked: open "
+				    "one of your own");
+	return 0;
+}
+
+int range_round(const void *addr, size_t len, struct range *out)
+{
+	uint64_t page = os_page_size();
+	uint64_t a = (uint64_t)(uintptr_t)addr;
+
+	if (!len)
+		return hf_set_error(-EINVAL, "the length is 0");
+	if (a + len < a || a + len > UINT64_MAX - page)
+		return hf_set_error(-EINVAL, "%p + %zu bytes wraps around", addr, len);
+	out->start = a & ~(page - 1);
+	out->end = (a + len + page - 1) & ~(page - 1);
+	return 0;
+}
+
+/* ------------------------------------------------------------------ told by the proxy */
+
+uint64_t hf_changes_word(const struct hf_sink *sink)
+{
+	return atomic_load_explicit(&sink->word, memory_order_acquire);
+}
+
+void hf_changes_begin(struct hf_sink *sink)
+{
+	uint64_t w = atomic_load_explicit(&sink->word, memory_order_relaxed);
+
+	if (!(w & 1))
+		atomic_store_explicit(&sink->word, w + 1, memory_order_relaxed);
+	/* Odd before the event is read: reading lets the changing call go on. */
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* Tell all who cache. -EAGAIN when somebody was busy: then all are told again, which does no harm. */
+static int tell_all(struct hf_switch *sw, struct range r)
+{
+	int busy = secured_changed(sw, r.start, r.end, true) == -EAGAIN;
+
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		if (p && cache_try_drop(&p->cache, r.start, r.end) == -EAGAIN)
+			busy = 1;
+	}
+	return busy ? -EAGAIN : 0;
+}
+
+static void keep(struct hf_sink *sink, struct range r)
+{
+	/* Too many: everything has changed. True enough, and bounded. */
+	if (sink->kept_count == MAX_KEPT) {
+		sink->kept_count = 0;
+		r = (struct range){ 0, UINT64_MAX };
+	}
+	sink->kept[sink->kept_count++] = r;
+}
+
+int hf_changed(struct hf_sink *sink, uint64_t start, uint64_t end)
+{
+	struct range r = { start, end };
+
+	if (tell_all(sink->sw, r) == 0)
+		return 0;
+	keep(sink, r);
+	return -EAGAIN;
+}
+
+int hf_changes_end(struct hf_sink *sink)
+{
+	uint64_t w = atomic_load_explicit(&sink->word, memory_order_relaxed);
+
+	while (sink->kept_count) {
+		if (tell_all(sink->sw, sink->kept[sink->kept_count - 1]) < 0)
+			return -EAGAIN;
+		sink->kept_count--;
+	}
+	atomic_store_explicit(&sink->word, w + (w & 1), memory_order_release);
+	return 0;
+}
+
+int switch_settle(const struct hf_switch *sw)
+{
+	for (int i = 0; i < 100; i++) {
+		if (switch_check(sw) == 0)
+			return 0;
+		if (i < 50)
+			sched_yield();
+		else
+			os_sleep_us(40);
+	}
+	return -EAGAIN;
+}
+
+/* ------------------------------------------------------------------ told by the program */
+
+int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
+{
+	struct range r;
+	int dropped = 0;
+	int rc = switch_enter(sw);
+
+	if (!rc)
+		rc = range_round(addr, len, &r);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&sw->lock);
+	secured_changed(sw, r.start, r.end, false);
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		if (p)
+			dropped += cache_drop(&p->cache, r.start, r.end);
+	}
+	pthread_mutex_unlock(&sw->lock);
+	return dropped;
+}
+
+/* ------------------------------------------------------------------ providers */
+
+int switch_add(struct hf_switch *sw, struct hf_provider *p)
+{
+	int rc = hf_set_error(-EMFILE, "%d providers are open on this switch, the most there may be",
+			      MAX_PROVIDERS);
+
+	pthread_mutex_lock(&sw->lock);
+	for (int i = 0; i < MAX_PROVIDERS && rc; i++) {
+		if (!atomic_load(&sw->providers[i])) {
+			atomic_store(&sw->providers[i], p);
+			rc = 0;
+		}
+	}
+	pthread_mutex_unlock(&sw->lock);
+	return rc;
+}
+
+/*
+ *   close                            telling thread
+ *   ---------------------------      ---------------------------
+ *   slot = NULL                      word odd; fence
+ *   fence                            reads the slot
+ *   word even: it will see NULL      tells
+ *   word odd: wait until it moves    word even
+ */
+void switch_remove(struct hf_switch *sw, struct hf_provider *p)
+{
+	uint64_t w;
+
+	pthread_mutex_lock(&sw->lock);
+	for (int i = 0; i < MAX_PROVIDERS; i++)
+		if (atomic_load(&sw->providers[i]) == p)
+			atomic_store(&sw->providers[i], NULL);
+	pthread_mutex_unlock(&sw->lock);
+	atomic_thread_fence(memory_order_seq_cst);
+	w = hf_changes_word(&sw->sink);
+	while ((w & 1) && hf_changes_word(&sw->sink) == w)
+		os_sleep_us(20);
+}
+
+static int in_use(struct hf_switch *sw)
+{
+	int n = 0;
+
+	pthread_mutex_lock(&sw->lock);
+	for (int i = 0; i < MAX_PROVIDERS; i++)
+		n += atomic_load(&sw->providers[i]) != NULL;
+	pthread_mutex_unlock(&sw->lock);
+	if (n)
+		return hf_set_error(-EBUSY, "%d providers are open on this switch: close them first", n);
+	pthread_mutex_lock(&sw->secured.lock);
+	n = (int)sw->secured.count;
+	pthread_mutex_unlock(&sw->secured.lock);
+	if (n)
+		return hf_set_error(-EBUSY, "%d ranges are secured: hf_unsecure() them first", n);
+	return 0;
+}
+
+/* ------------------------------------------------------------------ life */
+
+static void switch_free(struct hf_switch *sw)
+{
+	secured_destroy(&sw->secured);
+	pthread_mutex_destroy(&sw->lock);
+	os_fork_word_free(sw->alive);
+	free(sw);
+}
+
+static int switch_new(const char *options, struct hf_switch **out)
+{
+	struct hf_switch *sw = os_calloc(1, sizeof(*sw));
+	int rc;
+
+	if (!sw)
+		return hf_set_error(-ENOMEM, "no memory for a switch");
+	pthread_mutex_init(&sw->lock, NULL);
+	secured_init(&sw->secured);
+	sw->sink.sw = sw;
+	rc = options_parse(&sw->options, options, OPTION_SWITCH);
+	if (!rc && !(sw->alive = os_fork_word()))
+		rc = hf_set_error(-ENOMEM, "no memory for the fork guard (MADV_WIPEONFORK, Linux 4.14)");
+	if (rc) {
+		switch_free(sw);
+		return rc;
+	}
+	atomic_store(sw->alive, 1);
+	*out = sw;
+	return 0;
+}
+
+static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void *config)
+{
+	unsigned flags = (sw->options.fast ? HF_PROXY_FAST : 0) |
+			 (sw->options.relax_file ? HF_PROXY_RELAX_FILE : 0);
+
+	if (!ops || ops->size < offsetof(struct hf_proxy_ops, check) || ops->abi != HF_BACKEND_ABI)
+		return hf_set_error(-EINVAL, "the proxy's table is too short, or of another ABI than %d",
+				    HF_BACKEND_ABI);
+	memset(&sw->ops, 0, sizeof(sw->ops));
+	memcpy(&sw->ops, ops, ops->size < sizeof(sw->ops) ? ops->size : sizeof(sw->ops));
+	if (sw->options.fast)
+		sw->ops.check = NULL;
+	return ops->open(&sw->sink, flags, config, &sw->proxy);
+}
+
+/* The strongest that opens; `none` always does. */
+static int open_auto(struct hf_switch *sw)
+{
+	const struct hf_proxy_ops *ops;
+	int rc = -ENOENT;
+
+	for (unsigned i = 0; rc && (ops = backends_proxy(i)); i++)
+		if ((ops->caps & HF_CAP_WATCH) || !strcmp(ops->name, "none"))
+			rc = open_proxy(sw, ops, NULL);
+	return rc;
+}
+
+static int open_named(struct hf_switch *sw)
+{
+	const struct hf_proxy_ops *ops = hf_proxy_find(sw->options.proxy);
+
+	if (!strcmp(sw->options.proxy, "auto"))
+		return open_auto(sw);
+	if (!ops)
+		return hf_set_error(-ENOENT, "no proxy is called '%s'; `holdfast doctor` lists them",
+				    sw->options.proxy);
+	return open_proxy(sw, ops, NULL);
+}
+
+static int open_with(const struct hf_proxy_ops *ops, void *config, const char *options,
+		     struct hf_switch **out)
+{
+	struct hf_switch *sw = NULL;
+	int rc;
+
+	if (!out)
+		return hf_set_error(-EINVAL, "no place for the switch");
+	rc = switch_new(options, &sw);
+	if (rc)
+		return rc;
+	rc = ops ? open_proxy(sw, ops, config) : open_named(sw);
+	if (rc) {
+		switch_free(sw);
+		return rc;
+	}
+	*out = sw;
+	return 0;
+}
+
+int hf_switch_open(const char *options, struct hf_switch **out)
+{
+	return open_with(NULL, NULL, options, out);
+}
+
+int hf_switch_open_proxy(const struct hf_proxy_ops *ops, void *config, const char *options,
+			 struct hf_switch **out)
+{
+	if (!ops)
+		return hf_set_error(-EINVAL, "the proxy's table is NULL");
+	return open_with(ops, config, options, out);
+}
+
+int hf_switch_close(struct hf_switch *sw)
+{
+	int rc;
+
+	if (!sw)
+		return 0;
+	rc = switch_enter(sw);
+	if (!rc)
+		rc = in_use(sw);
+	if (rc)
+		return rc;
+	sw->ops.close(sw->proxy);
+	switch_free(sw);
+	return 0;
+}
+
+const char *hf_switch_proxy(const struct hf_switch *sw)
+{
+	return sw ? sw->ops.name : "none";
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The switch: owns the proxy, and turns what the proxy tells into the providers' callbacks (R25).
+ *
+ * The thread that tells (the proxy's event thread) takes locks by trylock only. When an index is busy the range
+ * is kept, the word stays odd, and the thread goes on reading events, so that a signal handler that unmaps
+ * while its own thread holds an index lock never waits for itself (hazard 28):
+ *
+ *   thread T                          event thread
+ *   --------------------------        ---------------------------------
+ *   holds a cache's lock
+ *     signal: munmap(a)  .........>   read; trylock fails: a is kept
+ *             munmap(b)  .........>   still reading: read; b is kept
+ *     handler returns
+ *   releases the lock                 trylock: a and b are dropped; word even
+ */
+#ifndef HF_SWITCH_H
+#define HF_SWITCH_H
+
+#include <errno.h>
+#include <holdfast/backend.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "index.h"
+#include "options.h"
+#include "pool.h"
+
+#define MAX_PROVIDERS 64
+#define MAX_KEPT 64
+
+struct range {
+	uint64_t start, end;
+};
+
+struct hf_sink {
+	_Atomic uint64_t word;      /* even at rest, odd while changes are told */
+	struct hf_switch *sw;
+	unsigned kept_count;        /* the telling thread's own */
+	struct range kept[MAX_KEPT];
+};
+
+/* Ranges that the program secured by itself (secure.c). */
+struct secured_list {
+	pthread_mutex_t lock;       /* short; the telling thread only tries */
+	struct pool pool;
+	struct index index;
+	unsigned count;
+};
+
+struct hf_switch {
+	_Atomic uint32_t *alive;    /* 0 in a forked child */
+	struct options options;
+	struct hf_proxy_ops ops;    /* a copy; name == "none": no proxy, nothing is cached */
+	void *proxy;
+	struct hf_sink sink;
+	pthread_mutex_t lock;       /* opening and closing providers; never the telling thread's */
+	_Atomic(struct hf_provider *) providers[MAX_PROVIDERS];
+	struct secured_list secured;
+};
+
+/* 0, -EINVAL for NULL, -EOWNERDEAD in a forked child. */
+int switch_enter(const struct hf_switch *sw);
+
+/* Add to, or take from, those that are told. After switch_remove the telling thread is out of it. */
+int switch_add(struct hf_switch *sw, struct hf_provider *p);
+void switch_remove(struct hf_switch *sw, struct hf_provider *p);
+
+/* All changes so far are told and done with: 0; -EAGAIN when one is under way at this moment. No lock. */
+static inline int switch_check(const struct hf_switch *sw)
+{
+	if (sw->ops.check && sw->ops.check(sw->proxy) != 0)
+		return -EAGAIN;
+	/*
+	 * The kernel's count first, then the word: see proxy/uffd.c. On x86 a system call orders loads
+	 * by itself; elsewhere it is not promised.
+	 */
+	atomic_thread_fence(memory_order_acquire);
+	return atomic_load_explicit(&sw->sink.word, memory_order_acquire) & 1 ? -EAGAIN : 0;
+}
+
+/* The same, but waits a little (about 2 ms at most) for quiet. */
+int switch_settle(const struct hf_switch *sw);
+
+/* secure.c: told by the telling thread (try) or by hf_invalidate(). -EAGAIN: busy. */
+int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try);
+void secured_init(struct secured_list *l);
+void secured_destroy(struct secured_list *l);
+
+/* Round [addr, addr + len) out to pages. 0 or -EINVAL with the sentence set. */
+int range_round(const void *addr, size_t len, struct range *out);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Proof that a call of another thread has ended.
+ *
+ * userfaultfd tells of MADV_DONTNEED *before* the pages go, and nothing tells that the madvise has
+ * returned. A registration made in between would be stale. So the range stays uncached until every
+ * thread of the process has been seen outside of that madvise: by a call of its own into the library
+ * (each leaves the clock's value in its record), or asleep in some other system call.
+ *
+ *   thread R: madvise           event thread            thread G: hf_get
+ *   ------------------          -----------------       -----------------------
+ *   REMOVE event, waits ......> read it
+ *                               clock = 7, range
+ *                               quarantined at 7
+ *   wakes                                               miss; pin the OLD page
+ *   zaps the page                                       range is quarantined: R is not yet
+ *   returns                                             seen at 7 or later: not cached
+ *   hf_get: seen = 7                                    next miss: all seen: cached again
+ */
+#ifndef HF_THREAD_H
+#define HF_THREAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct thread_record {
+	_Atomic int tid; /* 0: free */
+	_Atomic uint64_t seen;
+};
+
+extern _Atomic uint64_t thread_clock;
+extern _Thread_local struct thread_record *thread_self __attribute__((tls_model("initial-exec")));
+
+struct thread_record *thread_attach(void);
+
+/* The calling thread is in the library, hence in no madvise. Called on every hit: one load, rarely a store. */
+static inline void thread_seen(void)
+{
+	struct thread_record *t = thread_self;
+	uint64_t now = atomic_load_explicit(&thread_clock, memory_order_acquire);
+
+	if (!t && !(t = thread_attach()))
+		return;
+	if (atomic_load_explicit(&t->seen, memory_order_relaxed) != now)
+		atomic_store_explicit(&t->seen, now, memory_order_release);
+}
+
+/* A thread of the library's own that is in no call which could lead to an madvise, and again in one. */
+static inline void thread_rest(void)
+{
+	if (thread_self || thread_attach())
+		atomic_store_explicit(&thread_self->seen, UINT64_MAX, memory_order_release);
+}
+
+static inline void thread_work(void)
+{
+	if (thread_self)
+		atomic_store(&thread_self->seen, atomic_load(&thread_clock));
+}
+
+/* Advance the clock; the new value. */
+uint64_t thread_tick(void);
+
+/*
+ * True when every thread of this process but `except` has been outside of any madvise since the
+ * clock showed `stamp`. False also when that can't be proved. Reads /proc; doesn't allocate.
+ */
+bool thread_all_seen(uint64_t stamp, int except);
+
+#endif

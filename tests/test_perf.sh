@@ -1,0 +1,166 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# `holdfast perf` from outside: what it reports, what it refuses, and that it ends when its other half is killed.
+# Usage: test_perf.sh PATH-OF-HOLDFAST. Exit 77: this machine can't run it.
+set -u
+tool=$1
+out=$(mktemp) || exit 99
+log=$(mktemp) || exit 99
+plot=$(mktemp -u).txt
+trap 'rm -f "$out" "$log" "$plot"' EXIT
+failures=0
+
+fail() {
+	echo "FAIL: $*"
+	sed 's/^/    /' "$out" "$log"
+	failures=$((failures + 1))
+}
+
+# Runs the tool; its output is in $out, its messages in $log, its exit code in $code.
+run() {
+	timeout 60 "$tool" "$@" >"$out" 2>"$log"
+	code=$?
+}
+
+# expect CODE WORDS...
+expect() {
+	wanted=$1
+	shift
+	run "$@"
+	[ "$code" -eq "$wanted" ] || fail "exit $code instead of $wanted: $*"
+}
+
+says() {
+	grep -q -e "$1" "$out" "$log" || fail "no '$1' in the output of: $2"
+}
+
+# the lines that match, counted
+counted() {
+	n=$(grep -c -e "$1" "$out")
+	[ "$n" -eq "$2" ] || fail "$n lines '$1' instead of $2: $3"
+}
+
+run perf --sizes 4K --seconds 0.1
+if [ $code -eq 3 ]; then
+	cat "$log"
+	exit 77
+fi
+
+# Every row, no wrong byte: in the table and in JSON.
+expect 0 perf --sizes 4K,64K,100000 --seconds 0.6
+counted 'x *[0-9.]*x .* 0$' 3 "the table"
+says '^0 wrong bytes in' "the table"
+expect 0 perf --sizes=4K,64K --seconds=0.4 --json
+counted '"size": ' 2 "JSON"
+counted '"wrong_bytes": 0' 3 "JSON: the rows and the sum"
+for key in nic proxy mode pattern seconds seed copy_MBps register_MBps cached_MBps hit_rate cached_vs_register \
+	cached_vs_copy register_p50_ns register_p99_ns cached_p50_ns cached_p99_ns transfers; do
+	says "\"$key\": " JSON
+done
+
+# Recycled memory, with each proxy that this machine has.
+for proxy in auto uffd manual; do
+	for mode in exact fast; do
+		[ "$proxy,$mode" = manual,fast ] && continue
+		run perf --pattern recycle --proxy $proxy --mode $mode --sizes 1,4K,65537,1M --seconds 0.8 --json
+		if [ $code -eq 3 ]; then
+			echo "not here: $proxy $mode: $(cat "$log")"
+			continue
+		fi
+		[ $code -eq 0 ] || fail "exit $code: recycle, $proxy $mode"
+		counted '"wrong_bytes": 0' 5 "recycle, $proxy $mode"
+	done
+done
+
+# The comparison finds a single byte.
+expect 1 perf --sizes 64K --seconds 0.1 --corrupt 5
+says '^[1-9][0-9]* wrong bytes in' "--corrupt"
+
+# ... and a registration that went stale because nobody told.
+expect 1 perf --sizes 64K,1M --seconds 0.4 --pattern recycle --proxy manual --untold
+says '^[1-9][0-9]* wrong bytes in' "--untold"
+
+# Refused, by name.
+expect 2
+expect 2 perff
+says 'perf' "a misspelt subcommand"
+expect 2 perf --size 4K
+says 'did you mean --sizes' "a misspelt option"
+expect 2 perf --no-such-option
+expect 2 perf --sizes 4X
+expect 2 perf --sizes
+expect 2 perf --seconds 0
+expect 2 perf --json=1
+expect 2 perf word
+expect 2 perf --pattern other
+expect 2 perf --mode other
+expect 2 perf --proxy no_such_proxy
+says no_such_proxy "an unknown proxy"
+expect 2 perf --nic no_such_nic
+says no_such_nic "an unknown NIC"
+expect 2 perf --nic sim
+says 'data path' "a NIC without one"
+expect 2 perf --plot picture.xyz
+
+# Help comes from the tables.
+for name in perf torture doctor; do
+	expect 0 --help
+	says "^  $name " --help
+	expect 0 "$name" --help
+	says '^  --json' "$name --help"
+done
+expect 0 perf --help
+for option in nic proxy mode sizes pattern seconds plot seed json; do
+	says "^  --$option" "perf --help"
+done
+expect 0 help options
+says '^  proxy=' "help options"
+expect 0 help options --json
+expect 0 version
+expect 0 --version
+says "$(sed -n 's/^holdfast \([^ ]*\) .*/\1/p' "$out")" version
+
+# A picture, where there is gnuplot; else a clear answer.
+if command -v gnuplot >/dev/null; then
+	expect 0 perf --sizes 4K,64K --seconds 0.2 --plot "$plot"
+	grep -q 'cached' "$plot" || fail "no picture in $plot"
+else
+	expect 3 perf --sizes 4K --seconds 0.1 --plot "$plot"
+	says gnuplot "--plot without gnuplot"
+fi
+
+# A killed receiver ends the run, with its name, at once.
+timeout 60 "$tool" perf --sizes 64K --seconds 50 >"$out" 2>"$log" &
+watchdog=$!
+sleep 0.5
+sender=$(pgrep -P $watchdog)
+receiver=$(pgrep -P "$sender" | head -n 1)
+if [ -n "$receiver" ]; then
+	start=$(date +%s)
+	kill -9 "$receiver"
+	wait $watchdog
+	code=$?
+	[ "$code" -eq 3 ] || fail "exit $code after the receiver was killed"
+	says 'killed by signal 9' "a killed receiver"
+	[ $(($(date +%s) - start)) -lt 10 ] || fail "took too long to see the killed receiver"
+else
+	fail "no receiving process to kill"
+	kill $watchdog
+fi
+
+# A killed sender takes the receiver with it.
+timeout 60 "$tool" perf --sizes 64K --seconds 50 >"$out" 2>"$log" &
+watchdog=$!
+sleep 0.5
+sender=$(pgrep -P $watchdog)
+receiver=$(pgrep -P "$sender" | head -n 1)
+kill -9 "$sender"
+wait $watchdog
+for i in 1 2 3 4 5 6 7 8 9 10; do
+	kill -0 "$receiver" 2>/dev/null || break
+	sleep 0.5
+done
+kill -0 "$receiver" 2>/dev/null && fail "the receiver outlives its sender"
+
+[ $failures -eq 0 ] || exit 1
+echo "perf: all good"

@@ -1,0 +1,90 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# `holdfast torture` and `holdfast doctor` as a user sees them. $1: the path of holdfast.
+set -u
+tool=$1
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+failures=0
+
+fault() {
+	echo "not ok: $*"
+	failures=$((failures + 1))
+}
+
+# expect CODE WHAT COMMAND...: run it with its output in $out/text
+expect() {
+	want=$1
+	what=$2
+	shift 2
+	"$@" >"$out/text" 2>"$out/errors"
+	got=$?
+	if [ "$got" -ne "$want" ]; then
+		fault "$what: exit $got, not $want"
+		cat "$out/errors"
+		grep -E 'STALE|FAILED' "$out/text"
+	else
+		echo "ok: $what"
+	fi
+}
+
+# The first number under a key of the report: the total.
+total() {
+	grep -o "\"$1\": *[0-9]*" "$out/text" | head -n 1 | grep -o '[0-9]*$'
+}
+
+is() {
+	[ "$(total "$1")" "$2" "$3" ] || fault "$1 is $(total "$1")"
+}
+
+"$tool" doctor >"$out/doctor" 2>&1
+if [ $? -eq 3 ]; then
+	cat "$out/doctor"
+	echo "skipped: nothing can be cached on this machine"
+	exit 77
+fi
+
+expect 0 "every case, exact" "$tool" torture --seconds 3 --threads 4 --seed 1 --json
+is stale_hits -eq 0
+is wrong_bytes -eq 0
+is lookups -gt 1000
+
+expect 0 "every case, announced by the program" "$tool" torture --seconds 2 --threads 4 --proxy manual --json
+is stale_hits -eq 0
+is wrong_bytes -eq 0
+
+expect 1 "the negative control" "$tool" torture --seconds 2 --threads 4 --unsafe --json
+is stale_hits -gt 0
+is wrong_bytes -gt 0
+
+expect 1 "the negative control, races only" "$tool" torture --seconds 1 --threads 2 --unsafe --case 'race-*' --json
+is wrong_bytes -gt 0
+
+expect 0 "fast, one thread" "$tool" torture --seconds 1 --threads 1 --mode fast --case 'munmap-*,mremap-*' --json
+expect 0 "a table for people" "$tool" torture --seconds 1 --case 'madv-*,race-recycle'
+awk 'length > 100 { exit 1 }' "$out/text" || fault "the table is wider than 100 columns"
+for name in madv-dontneed madv-guard race-recycle; do
+	grep -q "^$name " "$out/text" || fault "the table leaves $name out"
+done
+
+expect 0 "the list" "$tool" torture --list
+hazard=1
+while [ "$hazard" -le 24 ]; do
+	grep -q "hazard  *$hazard " "$out/text" || fault "no case for hazard $hazard"
+	hazard=$((hazard + 1))
+done
+
+expect 2 "an unknown case" "$tool" torture --case munmap-whole,no-such-case
+grep -q no-such-case "$out/errors" || fault "the error doesn't name the case"
+expect 2 "no threads" "$tool" torture --threads 0
+expect 2 "an unknown proxy" "$tool" torture --proxy no-such-proxy
+
+expect 0 "doctor" "$tool" doctor
+awk 'length > 100 { exit 1 }' "$out/text" || fault "doctor is wider than 100 columns"
+expect 0 "doctor --json" "$tool" doctor --json
+for word in '"uffd"' '"manual"' '"none"' '"uring"' '"auto"' '"munmap-whole"'; do
+	grep -q "$word" "$out/text" || fault "doctor --json doesn't mention $word"
+done
+
+[ "$failures" -eq 0 ] || echo "$failures faults"
+[ "$failures" -eq 0 ]

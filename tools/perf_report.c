@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What `perf` prints: a table for people, JSON for programs.
+ */
+#include "perf.h"
+#include "tool.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static double ratio(const struct perf_row *row, unsigned to)
+{
+	return row->MBps[to] > 0 ? row->MBps[PERF_CACHED] / row->MBps[to] : NAN;
+}
+
+static const char *pattern_name(const struct perf_report *r)
+{
+	return r->config->recycle ? "recycle" : "reuse";
+}
+
+uint64_t perf_all_wrong_bytes(const struct perf_report *r)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < r->rows; i++)
+		sum += r->row[i].wrong_bytes;
+	return sum;
+}
+
+/* ------------------------------------------------------------------ the table */
+
+static const char *duration(uint64_t ns, char text[static 16])
+{
+	static const char *const units[] = {"ns", "us", "ms", "s"};
+	double value = (double)ns;
+	size_t unit = 0;
+
+	while (value >= 999.5 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+		value /= 1000;
+		unit++;
+	}
+	snprintf(text, 16, "%.*f %s", unit && value < 99.95 ? 1 : 0, value, units[unit]);
+	return text;
+}
+
+static const char *speed(double MBps, char text[static 16])
+{
+	snprintf(text, 16, "%.*f", MBps < 9.995 ? 2 : MBps < 99.95 ? 1 : 0, MBps);
+	return text;
+}
+
+void perf_print_head(const struct perf_report *r)
+{
+	const struct perf_config *c = r->config;
+
+	printf("nic %s, proxy %s (mode %s), pattern %s, %g s, seed %" PRIu64 "\n\n", c->nic, r->proxy, c->mode,
+	       pattern_name(r), c->seconds, c->seed);
+	printf("                         MB/s  cached against           registering by hf_get + hf_put\n");
+	printf("                                                       each time          cached       wrong\n");
+	printf("    size   copy register cached register   copy   hits     p50     p99     p50     p99   bytes\n");
+	fflush(stdout);
+}
+
+void perf_print_row(const struct perf_row *row)
+{
+	char size[16], t[4][16], v[PERF_WAYS][16];
+
+	if (*row->error) {
+		printf("%8s  not run: %s\n", tool_size(row->size, size), row->error);
+		fflush(stdout);
+		return;
+	}
+	printf("%8s %6s %8s %6s %7.2fx %5.2fx %5.1f%% %7s %7s %7s %7s %7" PRIu64 "\n",
+	       tool_size(row->size, size), speed(row->MBps[PERF_COPY], v[0]),
+	       speed(row->MBps[PERF_REGISTER], v[1]), speed(row->MBps[PERF_CACHED], v[2]), ratio(row, PERF_REGISTER), ratio(row, PERF_COPY), row->hit_rate * 100,
+	       duration(row->p50_ns[PERF_REGISTER], t[0]), duration(row->p99_ns[PERF_REGISTER], t[1]),
+	       duration(row->p50_ns[PERF_CACHED], t[2]), duration(row->p99_ns[PERF_CACHED], t[3]),
+	       row->wrong_bytes);
+	fflush(stdout);
+}
+
+void perf_print_foot(const struct perf_report *r)
+{
+	uint64_t transfers = 0, bytes = 0;
+	unsigned fewest = 0;
+
+	for (int i = 0; i < r->rows; i++) {
+		const struct perf_row *row = &r->row[i];
+
+		transfers += row->transfers;
+		bytes += row->bytes;
+		if (row->rounds && (!fewest || row->rounds < fewest))
+			fewest = row->rounds;
+	}
+	printf("\n%" PRIu64 " wrong bytes in %" PRIu64 " transfers of %.1f MB in all: every byte was compared.\n",
+	       perf_all_wrong_bytes(r), transfers, (double)bytes / 1e6);
+	printf("Medians of at least %u rounds of the three ways in turn; p50 and p99 on the sending side.\n", fewest);
+}
+
+/* ------------------------------------------------------------------ JSON */
+
+static void json_way(const char *name, const struct perf_row *row, unsigned way)
+{
+	char key[64];
+
+	snprintf(key, sizeof(key), "%s_p50_ns", name);
+	json_u64(key, row->p50_ns[way]);
+	snprintf(key, sizeof(key), "%s_p99_ns", name);
+	json_u64(key, row->p99_ns[way]);
+	snprintf(key, sizeof(key), "%s_receiver_p50_ns", name);
+	json_u64(key, row->recv_p50_ns[way]);
+	snprintf(key, sizeof(key), "%s_receiver_p99_ns", name);
+	json_u64(key, row->recv_p99_ns[way]);
+}
+
+static void json_row(const struct perf_row *row)
+{
+	json_open(NULL, '{');
+	json_u64("size", row->size);
+	if (*row->error) {
+		json_string("error", row->error);
+		json_close();
+		return;
+	}
+	json_double("copy_MBps", row->MBps[PERF_COPY]);
+	json_double("register_MBps", row->MBps[PERF_REGISTER]);
+	json_double("cached_MBps", row->MBps[PERF_CACHED]);
+	json_double("cached_vs_register", ratio(row, PERF_REGISTER));
+	json_double("cached_vs_copy", ratio(row, PERF_COPY));
+	json_double("hit_rate", row->hit_rate);
+	json_way("copy", row, PERF_COPY);
+	json_way("register", row, PERF_REGISTER);
+	json_way("cached", row, PERF_CACHED);
+	json_u64("wrong_bytes", row->wrong_bytes);
+	json_u64("transfers", row->transfers);
+	json_u64("rounds", row->rounds);
+	json_u64("buffers", row->buffers);
+	json_close();
+}
+
+void perf_print_json(const struct perf_report *r)
+{
+	const struct perf_config *c = r->config;
+
+	json_open(NULL, '{');
+	json_string("nic", c->nic);
+	json_string("proxy", *r->proxy ? r->proxy : c->proxy);
+	json_string("mode", c->mode);
+	json_string("pattern", pattern_name(r));
+	json_double("seconds", c->seconds);
+	json_u64("seed", c->seed);
+	json_u64("wrong_bytes", perf_all_wrong_bytes(r));
+	if (*r->error)
+		json_string("error", r->error);
+	json_open("rows", '[');
+	for (int i = 0; i < r->rows; i++)
+		json_row(&r->row[i]);
+	json_close();
+	json_close();
+}
