@@ -303,9 +303,13 @@ bool stop;
 #define IS_PENDING(e) (state[e] == PENDING)
 #define some_pending  (IS_PENDING(0) || IS_PENDING(1) || IS_PENDING(2) || IS_PENDING(3))
 
-/* Only a REMOVER can be inside madvise. */
-#define WAS_SEEN(thread, role) (role != REMOVER || seen[thread] >= quarantine)
-#define all_seen (WAS_SEEN(0, ROLE0) && WAS_SEEN(1, ROLE1) && WAS_SEEN(2, ROLE2))
+/*
+ * Was every thread outside of madvise at this time or later? Only a REMOVER can be inside. Instead of
+ * that, /proc may show that it isn't, at this moment (in_madvise).
+ */
+#define was_seen(thread, role, time) (role != REMOVER || seen[thread] >= time)
+#define all_seen(time) \
+	(was_seen(0, ROLE0, time) && was_seen(1, ROLE1, time) && was_seen(2, ROLE2, time))
 
 /* LIVE to DEAD, one compare and swap. Without a holder it goes to the reaper now, else with the last put. */
 inline kill(entry)
@@ -376,8 +380,9 @@ proctype program_thread(byte me; byte role; byte rounds)
 	byte entry = NONE;
 	byte pinned;       /* a registration that is not in the cache */
 	byte after;
+	byte stamp;
 	bool unwatched;
-	bool waited;
+	bool waited;       /* for another's placeholder: not a second time */
 #ifdef HANDLER_UNMAPS
 	bool signalled;
 #endif
@@ -470,11 +475,18 @@ again:
 		arm();
 #endif
 #ifndef NO_QUARANTINE
+		stamp = quarantine;
 		if
-		:: quarantine == 0 || all_seen
-		:: quarantine != 0 && !in_madvise /* as /proc says */
-		:: quarantine != 0 && !all_seen -> unwatched = true
+		:: stamp == 0
+		:: stamp != 0 && (all_seen(stamp) || !in_madvise) -> /* proved: it is over */
+			d_step {
+				quarantine = (quarantine == stamp -> 0 : quarantine);
+				unwatched = unwatched || (quarantine != 0)
+			}
+		:: stamp != 0 && !all_seen(stamp) -> /* not proved; /proc may tell nothing */
+			unwatched = true
 		fi;
+		stamp = 0;
 #endif
 #ifndef PIN_FIRST
 		nic_frees(me);
@@ -504,7 +516,7 @@ verify:
 			:: else ->
 #ifdef PROBE
 				if
-				:: quarantine != 0 -> PASSES(QUARANTINE_OVER)
+				:: clock > 1 -> PASSES(QUARANTINE_OVER)
 				:: else
 				fi;
 #endif
@@ -588,15 +600,16 @@ next:
 
 /* ------------------------------------------------------------------ the library's threads */
 
-/* One event is read, so its thread wakes. A REMOVE is in quarantine before anything is marked. */
+/* A message is read: its thread wakes. Several may be read before the first of them is taken. */
 inline read_event(thread)
 {
 	event[thread] != 0 ->
-		told_ranges = told_ranges | (event[thread] & (BUF | OTHER));
+		read_ranges = read_ranges | (event[thread] & (BUF | OTHER));
 		removed = removed || (event[thread] & 4);
 		event[thread] = 0
 }
 
+/* A thread that sees this time was in the library after the message was read, and so after its madvise. */
 inline put_in_quarantine()
 {
 	if
@@ -637,8 +650,9 @@ inline mark()
 
 proctype event_thread()
 {
-	byte told_ranges;
-	bool removed;
+	byte read_ranges; /* read, not looked at */
+	byte told_ranges; /* to be marked */
+	bool removed;     /* read_ranges came with a REMOVE */
 #ifdef EVENT_DEREG
 	byte after;
 #endif
@@ -664,26 +678,25 @@ proctype event_thread()
 			if
 			:: index_lock -> PASSES(INDEX_BUSY)
 			:: else
-			fi;
-#endif
-#if !defined(NO_ODD) && !defined(QUARANTINE_LATE)
-			put_in_quarantine()
+			fi
 #endif
 		   }
+		:: read_ranges ->
 #ifdef NO_ODD
-		   word = word + (word % 2 == 0);
-		   put_in_quarantine();
+			word = word + (word % 2 == 0);
 #endif
+#ifndef QUARANTINE_LATE
+			put_in_quarantine();
+#endif
+			d_step { told_ranges = told_ranges | read_ranges; read_ranges = 0 }
 #ifdef BLOCKING_LOCK
-		   atomic { !index_lock -> mark() }
+			atomic { !index_lock -> mark() }
 #endif
-		:: atomic { /* trylock; while the index is busy it reads on */
-			told_ranges && !index_lock -> mark()
-		   }
+		:: atomic { told_ranges && !index_lock -> mark() } /* trylock; else it reads on */
 #ifdef QUARANTINE_LATE
-		   put_in_quarantine();
+			put_in_quarantine();
 #endif
-		:: !events && !told_ranges -> break
+		:: !events && !read_ranges && !told_ranges -> break
 		od;
 		word++
 	:: stop -> break

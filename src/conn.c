@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Moving data: the public calls over a NIC's data path. They check what was asked against the region; the
- * NIC may then rely on it.
+ * Moving data: the public calls over a NIC's data path. They check what was asked against the region;
+ * the NIC may then rely on it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -24,10 +24,12 @@ static int no_op(const struct hf_provider *p, const char *what)
 static int check_held(const struct hf_provider *p, const struct hf_region *r)
 {
 	if (!r || !r->entry)
-		return hf_set_error(-EINVAL, "the region is not held: it was never got, or was put back");
+		return hf_set_error(-EINVAL,
+				    "the region is not held: it was never got, or was put back");
 	if (r->provider != p)
-		return hf_set_error(-EINVAL, "the region is another provider's: get it from the one that the "
-					     "connection was opened on");
+		return hf_set_error(-EINVAL,
+				    "the region is another provider's: get it from the one that the "
+				    "connection was opened on");
 	return 0;
 }
 
@@ -37,8 +39,10 @@ static int check_range(const struct hf_region *r, const void *addr, size_t len, 
 	uint64_t off = (uint64_t)(uintptr_t)addr - r->addr;
 
 	if ((uintptr_t)addr < r->addr || off > r->length || len > r->length - off)
-		return hf_set_error(-EINVAL, "[0x%" PRIx64 ", +%zu) is not inside the region [0x%" PRIx64 ", +%" PRIu64
-				    ")", (uint64_t)(uintptr_t)addr, len, r->addr, r->length);
+		return hf_set_error(-EINVAL,
+				    "[0x%" PRIx64 ", +%zu) is not inside the region [0x%" PRIx64
+				    ", +%" PRIu64 ")",
+				    (uint64_t)(uintptr_t)addr, len, r->addr, r->length);
 	if (access & ~r->access)
 		return hf_set_error(-EACCES, "the region was got without %s: get it with that access",
 				    access & ~r->access & HF_WRITE ? "HF_WRITE" : "HF_READ");
@@ -108,7 +112,8 @@ int hf_send(struct hf_conn *c, const struct hf_region *r, const void *addr, size
 	if (rc)
 		return rc;
 	if (len > UINT32_MAX)
-		return hf_set_error(-EMSGSIZE, "a message has at most 4 GiB - 1 byte, %zu asked: send it in parts",
+		return hf_set_error(-EMSGSIZE,
+				    "a message has at most 4 GiB - 1 byte, %zu asked: send it in parts",
 				    len);
 	return c->provider->ops.send(c->nic_conn, r, (uintptr_t)addr, len);
 }
@@ -135,7 +140,8 @@ static int check_copy(const struct hf_region *r, const void *addr, const void *m
 	int rc;
 
 	if (!r || !r->entry)
-		return hf_set_error(-EINVAL, "the region is not held: it was never got, or was put back");
+		return hf_set_error(-EINVAL,
+				    "the region is not held: it was never got, or was put back");
 	if (!mine && len)
 		return hf_set_error(-EINVAL, "no memory given to copy %zu bytes to or from", len);
 	rc = hf_provider_enter(r->provider);

@@ -159,72 +159,84 @@ static bool worker_is_idle(int tid)
 	return read_task(tid, "wchan", buf, sizeof(buf)) > 0 && !strcmp(buf, "io_wq_worker");
 }
 
-/* Asleep in a system call that isn't a madvise: then the madvise of back then is over. */
-static bool asleep_elsewhere(int tid)
-{
-	char buf[256];
-	char *end;
-	bool known;
-	long nr;
-
-	if (is_kernel_worker(tid, &known))
-		return known && worker_is_idle(tid);
-	if (!known || read_task(tid, "syscall", buf, sizeof(buf)) <= 0)
-		return false;
-	nr = strtol(buf, &end, 10);
-	if (end == buf) /* "running" */
-		return false;
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440
 #endif
-	return nr >= 0 && nr != SYS_madvise && nr != SYS_process_madvise;
+#define ADDRESS_BITS 0x00ffffffffffffffull /* arm64 may tag the top byte */
+
+struct question {
+	uint64_t stamp, start, end;
+	int self, except;
+};
+
+/* What /proc/self/task/TID/syscall says of a sleeping thread: "28 0x7f0000000000 0x1000 0x4 ...". */
+static enum proof asleep_elsewhere(int tid, const struct question *q)
+{
+	unsigned long long addr, len;
+	char buf[256];
+	bool known;
+	int nr;
+
+	if (is_kernel_worker(tid, &known))
+		return known && worker_is_idle(tid) ? ALL_OVER : NOT_PROVED;
+	if (!known || read_task(tid, "syscall", buf, sizeof(buf)) <= 0 ||
+	    sscanf(buf, "%d %llx %llx", &nr, &addr, &len) != 3) /* "running", or in no system call */
+		return NOT_PROVED;
+	if (nr < 0 || nr == SYS_process_madvise)
+		return NOT_PROVED;
+	if (nr != SYS_madvise)
+		return ALL_OVER;
+	addr &= ADDRESS_BITS;
+	return addr >= q->end || addr + len <= q->start ? OVER_HERE : NOT_PROVED;
 }
 
-static bool is_proved(int tid, uint64_t stamp)
+static enum proof prove_one(int tid, const struct question *q)
 {
-	return seen_in_library(tid, stamp) || asleep_elsewhere(tid);
+	if (tid == q->self || tid == q->except || seen_in_library(tid, q->stamp))
+		return ALL_OVER;
+	return asleep_elsewhere(tid, q);
 }
 
-/* Directory entries as getdents64(2) gives them; struct dirent64 has the same layout. */
-static int scan_tasks(int fd, uint64_t stamp, int except)
+/* The least that is proved of any thread, and how many there were. Entries are as getdents64(2) gives them;
+ * struct dirent64 has the same layout. */
+static enum proof scan_tasks(int fd, const struct question *q, unsigned long *count)
 {
-	char entries[16384];
+	_Alignas(struct dirent64) char entries[16384];
 	long n = syscall(SYS_getdents64, fd, entries, sizeof(entries));
-	int self = (int)syscall(SYS_gettid);
-	int count = 0;
+	enum proof least = ALL_OVER;
 
-	/* More threads than one read holds: a second one could skip some. Not proved. */
+	/* More threads than one read holds: a second one could skip some. */
 	if (n <= 0 || n > (long)sizeof(entries) - 512)
-		return -1;
-	for (long at = 0; at < n;) {
+		return NOT_PROVED;
+	for (long at = 0; at < n && least != NOT_PROVED;) {
 		struct dirent64 *d = (struct dirent64 *)(void *)(entries + at);
 		int tid = atoi(d->d_name);
+		enum proof one = tid > 0 ? prove_one(tid, q) : ALL_OVER;
 
 		at += d->d_reclen;
-		if (tid <= 0)
-			continue;
-		count++;
-		if (tid != self && tid != except && !is_proved(tid, stamp))
-			return -1;
+		*count += tid > 0;
+		if (one < least)
+			least = one;
 	}
-	return count;
+	return least;
 }
 
-/* The listing may leave threads out while others end: count what the directory claims, before and after. */
-bool thread_all_seen(uint64_t stamp, int except)
+/* The listing may leave threads out while others end: compare with the count that the directory claims. */
+enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except)
 {
+	struct question q = { stamp, start, end, (int)syscall(SYS_gettid), except };
 	struct stat before, after;
-	bool proved = false;
-	int count;
+	enum proof proof = NOT_PROVED;
+	unsigned long count = 2; /* "." and ".." */
 	int fd = os_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
 
 	if (fd < 0)
-		return false;
-	if (fstat(fd, &before) == 0 && before.st_nlink > 2) {
-		count = scan_tasks(fd, stamp, except);
-		proved = count > 0 && fstat(fd, &after) == 0 &&
-			 before.st_nlink == after.st_nlink && (unsigned long)count + 2 == after.st_nlink;
-	}
+		return NOT_PROVED;
+	if (fstat(fd, &before) == 0)
+		proof = scan_tasks(fd, &q, &count);
+	if (proof != NOT_PROVED && (fstat(fd, &after) < 0 || before.st_nlink != after.st_nlink ||
+				    count != after.st_nlink))
+		proof = NOT_PROVED;
 	close(fd);
-	return proved;
+	return proof;
 }

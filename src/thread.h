@@ -5,7 +5,8 @@
  * userfaultfd tells of MADV_DONTNEED *before* the pages go, and nothing tells that the madvise has
  * returned. A registration made in between would be stale. So the range stays uncached until every
  * thread of the process has been seen outside of that madvise: by a call of its own into the library
- * (each leaves the clock's value in its record), or asleep in some other system call.
+ * (each leaves the clock's value in its record), or asleep in some other system call, be it an madvise
+ * of other memory.
  *
  *   thread R: madvise           event thread            thread G: hf_get
  *   ------------------          -----------------       -----------------------
@@ -63,9 +64,11 @@ static inline void thread_work(void)
 uint64_t thread_tick(void);
 
 /*
- * True when every thread of this process but `except` has been outside of any madvise since the
- * clock showed `stamp`. False also when that can't be proved. Reads /proc; doesn't allocate.
+ * What can be proved of all threads of this process but `except`, about the madvise calls that were under
+ * way when the clock showed `stamp`: ALL_OVER: every one has ended. OVER_HERE: every one that touches [start,
+ * end) has. Reads /proc; doesn't allocate.
  */
-bool thread_all_seen(uint64_t stamp, int except);
+enum proof { NOT_PROVED, OVER_HERE, ALL_OVER };
+enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except);
 
 #endif

@@ -3,9 +3,9 @@
  * The NIC `uring`, on the real kernel and without a cache in between: its table of operations is called
  * directly, except in the last group, which goes through the public calls of conn.c.
  *
- * Everything fits into RLIMIT_MEMLOCK = 8 MiB, so that it runs as any user; what needs more is skipped with the
- * reason. Other processes of the same user are charged to the same limit: don't run it in parallel
- * with other tests that pin.
+ * Everything fits into RLIMIT_MEMLOCK = 8 MiB, so that it runs as any user; what needs more is skipped
+ * with the reason. Other processes of the same user are charged to the same limit: don't run it in
+ * parallel with other tests that pin.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,11 +17,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/magic.h>
 #include <linux/seccomp.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +31,7 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "nic/nic.h"
@@ -186,8 +185,15 @@ static void pair(int fd[2], unsigned kind);
 
 static void bad_arguments(void **state)
 {
-	static const char *const bad[] = { "nonsense", "fd=3", "slots=8", "fd=3,slots=0", "fd=3,slots=16385",
-					   "fd=-1,slots=8", "fd=3,slots=8,size=1", "fd=3 slots=8", "fd=,slots=8" };
+	static const char *const bad[] = { "nonsense",
+					   "fd=3",
+					   "slots=8",
+					   "fd=3,slots=0",
+					   "fd=3,slots=16385",
+					   "fd=-1,slots=8",
+					   "fd=3,slots=8,size=1",
+					   "fd=3 slots=8",
+					   "fd=,slots=8" };
 	void *nic = NULL;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -399,7 +405,8 @@ static void read_only_memory(void **state)
 	assert_int_equal(mprotect(mem + page, page, PROT_NONE), 0);
 	refused(*state, mem, 3 * page, -EOPNOTSUPP, "not accessible");
 	assert_int_equal(mprotect(mem + page, page, PROT_READ | PROT_WRITE), 0);
-	dereg(*state, &(struct hf_region){ .addr = (uintptr_t)mem, .length = 3 * page,
+	dereg(*state, &(struct hf_region){ .addr = (uintptr_t)mem,
+					   .length = 3 * page,
 					   .lkey = reg(*state, mem, 3 * page).lkey });
 	munmap(mem, 3 * page);
 }
@@ -480,7 +487,8 @@ static void pins_are_real(void **state)
 	old = reg(*state, mem, 4 * page);
 	assert_int_equal(vm_pin_kib() - pinned, (long)(4 * page / KIB));
 	assert_ptr_equal(mmap(mem, 4 * page, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), mem);
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+			 mem);
 	memset(mem, 'n', 4 * page);
 	for (size_t off = 0; off < 4 * page; off += sizeof(got)) {
 		assert_int_equal(ops->peek(*state, &old, old.addr + off, got, sizeof(got)), 0);
@@ -542,7 +550,8 @@ static void over_one_slot(void **state)
 		print_message("skipped: less than 3 GiB of memory are free\n");
 		skip();
 	}
-	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		   0);
 	assert_ptr_not_equal(mem, MAP_FAILED);
 	madvise(mem, len, MADV_HUGEPAGE); /* faster to fault in */
 	rc = try_reg(*state, mem, len, &r);
@@ -572,21 +581,28 @@ static void over_one_slot(void **state)
 	munmap(mem, len);
 }
 
-static int over_the_limit(void *arg)
+/* In a child: an ordinary user with a limit of `kib`. */
+static void *limited_nic(unsigned long kib)
 {
-	struct rlimit r = { 256 * KIB, 256 * KIB };
-	struct hf_nic_reg key;
+	struct rlimit r = { kib * KIB, kib * KIB };
 	void *nic = NULL;
-	char *mem = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (setrlimit(RLIMIT_MEMLOCK, &r))
-		return 77;
+		_exit(77);
 	if (!geteuid() && (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
 			   setresuid(NOBODY, NOBODY, NOBODY)))
-		return 77;
+		_exit(77);
 	if (ops->open(NULL, NULL, &nic))
-		return 2;
-	if (ops->reg(nic, (uintptr_t)mem, MIB, HF_READ, &key) != -ENOMEM)
+		_exit(2);
+	return nic;
+}
+
+static int over_the_limit(void *arg)
+{
+	void *nic = limited_nic(256);
+	struct hf_region r;
+
+	if (try_reg(nic, map(MIB), MIB, &r) != -ENOMEM)
 		return 3;
 	if (!strstr(hf_error(), "RLIMIT_MEMLOCK is 256 KiB") || !strstr(hf_error(), "ulimit -l"))
 		return 4;
@@ -594,15 +610,68 @@ static int over_the_limit(void *arg)
 	return 0;
 }
 
-static void memlock_limit(void **state)
+#define LATE_US 200000
+
+static struct {
+	void *nic;
+	struct hf_region r;
+} late;
+
+static void *let_go_late(void *arg)
 {
-	int rc = in_child(over_the_limit, NULL);
+	usleep(LATE_US);
+	return try_dereg(late.nic, &late.r) ? &late : NULL;
+}
+
+/* As before Linux 6.4: what was deregistered just now is charged for a while yet. */
+static int charged_late(void *arg)
+{
+	struct uring_nic *nic = limited_nic(256);
+	char *mem = map(400 * KIB);
+	struct timespec now;
+	struct hf_region r;
+	pthread_t id;
+	void *failed;
+
+	late.nic = nic;
+	if (try_reg(nic, mem, 200 * KIB, &late.r))
+		return 3;
+	nic->late_unpin = false;
+	if (try_reg(nic, mem + 200 * KIB, 200 * KIB, &r) != -ENOMEM)
+		return 4;
+	nic->late_unpin = true;
+	/* None was deregistered: no wait. */
+	if (try_reg(nic, mem + 200 * KIB, 200 * KIB, &r) != -ENOMEM)
+		return 5;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	nic->last_dereg_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	pthread_create(&id, NULL, let_go_late, NULL);
+	if (try_reg(nic, mem + 200 * KIB, 200 * KIB, &r))
+		return 6;
+	pthread_join(id, &failed);
+	ops->close(nic);
+	return failed ? 7 : 0;
+}
+
+static void as_limited_user(int (*fn)(void *))
+{
+	int rc = in_child(fn, NULL);
 
 	if (rc == 77) {
 		print_message("skipped: can't become a user without privileges\n");
 		skip();
 	}
 	assert_int_equal(rc, 0);
+}
+
+static void memlock_limit(void **state)
+{
+	as_limited_user(over_the_limit);
+}
+
+static void late_kernel(void **state)
+{
+	as_limited_user(charged_late);
 }
 
 /* A child of fork that lives on holds none of the parent's pins. */
@@ -627,8 +696,8 @@ static void fork_keeps_no_pins(void **state)
 		_exit(read(hold[0], &c, 1) != 0);
 	}
 	/*
-	 * Not by the NIC's close, which empties the table wherever else the ring lives on: the ring is let go as
-	 * the end of the process would do it.
+	 * Not by the NIC's close, which empties the table wherever else the ring lives on: the ring is
+	 * let go as the end of the process would do it.
 	 */
 	io_uring_queue_exit(&((struct uring_nic *)nic)->table[0]->ring);
 	for (int i = 0; i < 500 && vm_pin_kib() != pinned; i++)
@@ -685,7 +754,8 @@ static void *churn_main(void *arg)
 {
 	struct hf_region r[CHURN_HELD];
 	struct churn *c = arg;
-	char *mem = mmap(NULL, CHURN_HELD * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *mem = mmap(NULL, CHURN_HELD * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
 
 	for (int i = 0; i < CHURN_ROUNDS && !c->error; i++, c->seed++)
 		c->error = churn_round(c, mem, r);
@@ -791,10 +861,10 @@ static void users_ring_steps_fail(void **state)
 {
 	unsigned steps = 0;
 	struct io_uring ring;
+	void *nic = NULL;
 
 	assert_int_equal(io_uring_queue_init(4, &ring, 0), 0);
 	for (;; steps++) {
-		void *nic = NULL;
 		int rc;
 
 		hf_fault_arm(steps + 1);
@@ -808,6 +878,7 @@ static void users_ring_steps_fail(void **state)
 		assert_int_equal(io_uring_unregister_buffers(&ring), 0);
 	}
 	hf_fault_arm(0);
+	ops->close(nic);
 	assert_true(steps >= 4);
 	io_uring_queue_exit(&ring);
 }
@@ -941,7 +1012,9 @@ static void all_sizes(void *nic, unsigned kind)
 	struct sender s;
 
 	ends_open(&e, nic, BIG, kind);
-	s = (struct sender){ .conn = e.conn[0], .r = &e.r[0], .sizes = sizes, .count = SIZES, .refill = 1 };
+	s = (struct sender){
+		.conn = e.conn[0], .r = &e.r[0], .sizes = sizes, .count = SIZES, .refill = 1
+	};
 	sender_start(&s);
 	for (unsigned i = 0; i < SIZES; i++) {
 		uint64_t got = 1;
@@ -1226,9 +1299,10 @@ static void stalled_peer(void **state)
 		usleep(20000);
 		for (unsigned i = 0; i < 1000; i++) {
 			fill(quick.mem[0], 64, i);
-			assert_int_equal(ops->send(quick.conn[0], &quick.r[0], quick.r[0].addr, 4096), 0);
-			assert_int_equal(ops->recv(quick.conn[1], &quick.r[1], quick.r[1].addr, 4096, &got),
+			assert_int_equal(ops->send(quick.conn[0], &quick.r[0], quick.r[0].addr, 4096),
 					 0);
+			assert_int_equal(
+				ops->recv(quick.conn[1], &quick.r[1], quick.r[1].addr, 4096, &got), 0);
 			assert_int_equal(wrong(quick.mem[1], 64, i), 0);
 		}
 		assert_int_equal(pthread_tryjoin_np(s.id, NULL), EBUSY); /* it is still blocked */
@@ -1295,7 +1369,8 @@ static void all_at_once(void **state)
 			unsigned c = i / 4, end = i / 2 % 2;
 			bool sends = i % 2;
 
-			f[i] = (struct flow){ .conn = e[c].conn[end], .sends = sends,
+			f[i] = (struct flow){ .conn = e[c].conn[end],
+					      .sends = sends,
 					      .r = reg(nic, mem + i * FLOW_BYTES, FLOW_BYTES),
 					      .seed = c * 100 + (sends ? end : !end) * 50 };
 			assert_int_equal(pthread_create(&f[i].id, NULL, flow_main, &f[i]), 0);
@@ -1434,7 +1509,10 @@ static void public_rights(void **state)
 
 static int child_uses_connection(void *arg)
 {
-	struct { struct pub *u; struct hf_conn *c; } *a = arg;
+	struct {
+		struct pub *u;
+		struct hf_conn *c;
+	} *a = arg;
 	struct hf_conn *other;
 	size_t got;
 	char b;
@@ -1447,7 +1525,10 @@ static int child_uses_connection(void *arg)
 
 static void public_peek(void **state)
 {
-	struct { struct pub *u; struct hf_conn *c; } a;
+	struct {
+		struct pub *u;
+		struct hf_conn *c;
+	} a;
 	struct hf_provider *sim;
 	struct hf_region r;
 	struct pub u;
@@ -1488,20 +1569,44 @@ static void public_peek(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		WITH_NIC(bad_arguments), WITH_NIC(users_ring_refused), WITH_NIC(users_ring),
-		WITH_NIC(forbidden), WITH_NIC(tables_grow), WITH_NIC(unknown_key),
-		WITH_NIC(read_only_memory), WITH_NIC(missing_memory), WITH_NIC(shared_file),
-		WITH_NIC(memfd), WITH_NIC(pins_are_real), WITH_NIC(peek_any_length),
-		WITH_NIC(over_one_slot), WITH_NIC(memlock_limit), WITH_NIC(fork_keeps_no_pins),
+		WITH_NIC(bad_arguments),
+		WITH_NIC(users_ring_refused),
+		WITH_NIC(users_ring),
+		WITH_NIC(forbidden),
+		WITH_NIC(tables_grow),
+		WITH_NIC(unknown_key),
+		WITH_NIC(read_only_memory),
+		WITH_NIC(missing_memory),
+		WITH_NIC(shared_file),
+		WITH_NIC(memfd),
+		WITH_NIC(pins_are_real),
+		WITH_NIC(peek_any_length),
+		WITH_NIC(over_one_slot),
+		WITH_NIC(memlock_limit),
+		WITH_NIC(late_kernel),
+		WITH_NIC(fork_keeps_no_pins),
 #ifdef HF_FAULTS
-		WITH_NIC(every_step_fails), WITH_NIC(users_ring_steps_fail), WITH_NIC(lost_slot),
+		WITH_NIC(every_step_fails),
+		WITH_NIC(users_ring_steps_fail),
+		WITH_NIC(lost_slot),
 #endif
-		WITH_NIC(threads_register), WITH_NIC(messages), WITH_NIC(inside_the_region),
-		WITH_NIC(too_large_is_kept), WITH_NIC(larger_than_4_gib), WITH_NIC(peer_is_gone),
-		WITH_NIC(closed_under_the_payload), WITH_NIC(pending_sigpipe_is_kept),
-		WITH_NIC(killed_in_a_message), WITH_NIC(garbage), WITH_NIC(wire_format),
-		WITH_NIC(stalled_peer), WITH_NIC(all_at_once), WITH_NIC(not_a_stream),
-		WITH_NIC(public_messages), WITH_NIC(public_rights), WITH_NIC(public_peek),
+		WITH_NIC(threads_register),
+		WITH_NIC(messages),
+		WITH_NIC(inside_the_region),
+		WITH_NIC(too_large_is_kept),
+		WITH_NIC(larger_than_4_gib),
+		WITH_NIC(peer_is_gone),
+		WITH_NIC(closed_under_the_payload),
+		WITH_NIC(pending_sigpipe_is_kept),
+		WITH_NIC(killed_in_a_message),
+		WITH_NIC(garbage),
+		WITH_NIC(wire_format),
+		WITH_NIC(stalled_peer),
+		WITH_NIC(all_at_once),
+		WITH_NIC(not_a_stream),
+		WITH_NIC(public_messages),
+		WITH_NIC(public_rights),
+		WITH_NIC(public_peek),
 	};
 
 	return cmocka_run_group_tests_name("uring", tests, NULL, NULL);

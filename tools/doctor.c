@@ -160,7 +160,7 @@ static bool measure(struct column *col, const char *name)
 		free(col->rows);
 		return false;
 	}
-	snprintf(col->name, sizeof(col->name), "%s", name);
+	snprintf(col->name, sizeof(col->name), "%s", j.proxy);
 	for (i = 0; i < changes_count; i++) {
 		tool_progress("%s: %s", name, changes[i].name);
 		judge_change(&j, &changes[i], &col->rows[i]);

@@ -21,7 +21,8 @@ static const struct {
 	const char *name, *args, *summary;
 	int (*run)(int argc, char **argv);
 } builtins[] = {
-	{"help", " [NAME|options]", "this text, the help of a subcommand, or the library's options", run_help},
+	{"help", " [NAME|options]", "this text, the help of a subcommand, or the library's options",
+	 run_help},
 	{"version", "", "the version of the tool and of the library it runs with", run_version},
 };
 
@@ -44,7 +45,8 @@ static int unknown_command(const char *name)
 	for (size_t i = 0; i < COUNT(builtins); i++)
 		near = tool_nearer(name, builtins[i].name, near);
 	if (near)
-		return tool_fail(TOOL_USAGE, "there is no subcommand '%s'; did you mean '%s'?", name, near);
+		return tool_fail(TOOL_USAGE, "there is no subcommand '%s'; did you mean '%s'?", name,
+				 near);
 	return tool_fail(TOOL_USAGE, "there is no subcommand '%s'; `holdfast help` lists them", name);
 }
 
@@ -64,8 +66,9 @@ static int overview(FILE *to, int code)
 		print_entry(to, commands[i]->name, "", commands[i]->summary);
 	for (size_t i = 0; i < COUNT(builtins); i++)
 		print_entry(to, builtins[i].name, builtins[i].args, builtins[i].summary);
-	fprintf(to, "\nEvery subcommand has --help and --json. Exit codes: 0 good, 1 wrong bytes or stale hits found,\n"
-		    "2 wrong usage, 3 this machine can't.\n");
+	fprintf(to,
+		"\nEvery subcommand has --help and --json. Exit codes: 0 good, 1 wrong bytes or stale\n"
+		"hits found, 2 wrong usage, 3 this machine can't.\n");
 	return code;
 }
 
@@ -84,8 +87,8 @@ static int help_options(void)
 	if (tool_json)
 		json_open(NULL, '[');
 	else
-		printf("Options of the library, for hf_switch_open(), hf_provider_open() and the environment variable\n"
-		       "HOLDFAST (which wins): name=value,name=value. Shown with their defaults.\n\n");
+		printf("Options of the library, for hf_switch_open(), hf_provider_open() and the environment\n"
+		       "variable HOLDFAST (which wins): name=value,name=value. Shown with their defaults.\n\n");
 	for (unsigned i = 0; !hf_option_info(i, &name, &value, &help); i++) {
 		if (!tool_json) {
 			print_option(name, value, help);
@@ -109,7 +112,8 @@ static int run_help(int argc, char **argv)
 	if (!argc || !strcmp(argv[0], "help"))
 		return overview(stdout, TOOL_OK);
 	if (argc > 1)
-		return tool_fail(TOOL_USAGE, "help takes one name, but '%s' follows '%s'", argv[1], argv[0]);
+		return tool_fail(TOOL_USAGE, "help takes one name, but '%s' follows '%s'", argv[1],
+				 argv[0]);
 	if (!strcmp(argv[0], "options"))
 		return help_options();
 	command = find_command(argv[0]);
@@ -125,7 +129,8 @@ static int run_version(int argc, char **argv)
 
 	if (argc)
 		return tool_fail(TOOL_USAGE, "version takes no '%s'", argv[0]);
-	snprintf(version, sizeof(version), "%d.%d.%d", HF_VERSION_MAJOR, HF_VERSION_MINOR, HF_VERSION_PATCH);
+	snprintf(version, sizeof(version), "%d.%d.%d", HF_VERSION_MAJOR, HF_VERSION_MINOR,
+		 HF_VERSION_PATCH);
 	if (!tool_json) {
 		printf("holdfast %s (library %s)\n", version, hf_version());
 		return TOOL_OK;
@@ -146,7 +151,8 @@ static int builtin_words(const char *name, int *argc, char **argv)
 		if (!strcmp(argv[i], "--json"))
 			tool_json = true;
 		else if (argv[i][0] == '-' && strcmp(argv[i], "--help") && strcmp(argv[i], "-h"))
-			return tool_fail(TOOL_USAGE, "%s has no option '%s'; it has --json", name, argv[i]);
+			return tool_fail(TOOL_USAGE, "%s has no option '%s'; it has --json", name,
+					 argv[i]);
 		else if (argv[i][0] != '-')
 			argv[kept++] = argv[i];
 	}

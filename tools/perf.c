@@ -18,13 +18,15 @@
 
 /* ------------------------------------------------------------------ options */
 
-static struct perf_config config = {.nic = "uring", .proxy = "auto", .mode = "exact", .seconds = 4, .seed = 1};
+static struct perf_config config = {
+	.nic = "uring", .proxy = "auto", .mode = "exact", .seconds = 4, .seed = 1};
 static const char *sizes_text = "4K,64K,1M,16M", *pattern_text = "reuse", *plot_file;
 
 static const struct tool_option options[] = {
 	{"nic", "NAME", "the NIC to register with", TOOL_STRING, &config.nic},
 	{"proxy", "NAME", "who watches the memory: auto, uffd or manual", TOOL_STRING, &config.proxy},
-	{"mode", "MODE", "exact, or fast: spares uffd one system call per hit, at the risk that the man page names",
+	{"mode", "MODE",
+	 "exact, or fast: spares uffd one system call per hit, at the risk that the man page names",
 	 TOOL_STRING, &config.mode},
 	{"sizes", "LIST", "buffer sizes, with commas between", TOOL_STRING, &sizes_text},
 	{"pattern", "NAME",
@@ -32,8 +34,8 @@ static const struct tool_option options[] = {
 	 "allocated again, in the ways that allocators do",
 	 TOOL_STRING, &pattern_text},
 	{"seconds", "N", "time for all sizes together", TOOL_SECONDS, &config.seconds},
-	{"plot", "FILE", "draw MB/s against size into FILE: .png, .svg or .txt; needs gnuplot", TOOL_STRING,
-	 &plot_file},
+	{"plot", "FILE", "draw MB/s against size into FILE: .png, .svg or .txt; needs gnuplot",
+	 TOOL_STRING, &plot_file},
 	{"seed", "N", "of the bytes that are sent", TOOL_U64, &config.seed},
 	{"corrupt", "N", NULL, TOOL_U64, &config.corrupt},
 	{"untold", NULL, NULL, TOOL_FLAG, &config.untold},
@@ -54,11 +56,13 @@ static int check_nic(void)
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(config.nic, ":"), config.nic);
 	ops = hf_nic_find(name);
 	if (!ops)
-		return tool_fail(TOOL_USAGE, "there is no NIC '%s'; `holdfast doctor` lists them", name);
-	if (!ops->send)
-		return tool_fail(TOOL_USAGE,
-				 "the NIC '%s' has no data path, so there is nothing to measure; use --nic uring",
+		return tool_fail(TOOL_USAGE, "there is no NIC '%s'; `holdfast doctor` lists them",
 				 name);
+	if (!ops->send)
+		return tool_fail(
+			TOOL_USAGE,
+			"the NIC '%s' has no data path, so there is nothing to measure; use --nic uring",
+			name);
 	return TOOL_OK;
 }
 
@@ -87,11 +91,11 @@ static int check_options(uint64_t *sizes, int *count)
 struct run {
 	struct perf_side side; /* the sending one: this process */
 	pid_t receiver;
-	uint64_t number;                /* of the next transfer */
-	unsigned turn[PERF_WAYS];       /* whose slot is next */
+	uint64_t number;	  /* of the next transfer */
+	unsigned turn[PERF_WAYS]; /* whose slot is next */
 	unsigned slots;
-	uint64_t *rate[PERF_WAYS];      /* bytes per second, one per round */
-	uint64_t shown;                 /* when progress was shown last */
+	uint64_t *rate[PERF_WAYS]; /* bytes per second, one per round */
+	uint64_t shown;		   /* when progress was shown last */
 };
 
 enum { ROUNDS_MAX = 1 << 16, ROUNDS_MIN = 3 };
@@ -180,7 +184,8 @@ static void explain(struct run *run, int err, char text[PERF_TEXT])
 
 		run->receiver = 0;
 		if (WIFSIGNALED(status)) {
-			snprintf(text, PERF_TEXT, "the receiving process (%d) was killed by signal %d (%s)", (int)pid,
+			snprintf(text, PERF_TEXT,
+				 "the receiving process (%d) was killed by signal %d (%s)", (int)pid,
 				 WTERMSIG(status), strsignal(WTERMSIG(status)));
 			return;
 		}
@@ -211,7 +216,7 @@ static int transfer(struct run *run, unsigned way, uint64_t *ns)
 	return perf_transfer(&run->side, way, slot, run->number++, ns);
 }
 
-/* A batch of each way; the order turns from round to round, so that no way always follows the same other. */
+/* A batch of each way. The order turns with the rounds: no way always follows the same other. */
 static int one_round(struct run *run, unsigned round)
 {
 	unsigned batch = batch_of(run->side.size);
@@ -244,8 +249,8 @@ static void show_progress(struct run *run, double done)
 		return;
 	run->shown = now;
 	done = done > 1 ? 1 : done;
-	tool_progress("%8s  [%-*.*s] %3.0f %%", tool_size(run->side.size, size), BAR, (int)(done * BAR), bar,
-		      done * 100);
+	tool_progress("%8s  [%-*.*s] %3.0f %%", tool_size(run->side.size, size), BAR, (int)(done * BAR),
+		      bar, done * 100);
 }
 
 static int warm_up(struct run *run)
@@ -312,9 +317,9 @@ static void fill_row(struct run *run, struct perf_row *row, const struct perf_me
 	unsigned kept = row->rounds < ROUNDS_MAX ? row->rounds : ROUNDS_MAX;
 
 	row->wrong_bytes = theirs->wrong_bytes;
-	row->hit_rate = own->gets + theirs->gets
-				? (double)(own->hits + theirs->hits) / (double)(own->gets + theirs->gets)
-				: 0;
+	row->hit_rate = own->gets + theirs->gets ? (double)(own->hits + theirs->hits) /
+							   (double)(own->gets + theirs->gets)
+						 : 0;
 	for (unsigned way = 0; way < PERF_WAYS; way++) {
 		row->MBps[way] = (double)tool_percentile(run->rate[way], kept, 50) / 1e6;
 		row->p50_ns[way] = own->p50_ns[way];
@@ -462,9 +467,10 @@ const struct tool_command cmd_perf = {
 		"  copy      memcpy through a bounce buffer that stays registered\n"
 		"  register  register the buffer, transfer, deregister\n"
 		"  cached    the registration is found in the cache, when it is still exact\n"
-		"The three take turns, a short round each; every figure is the median of the rounds. The clock runs\n"
-		"from the start of registering (or copying) until the receiver has let go of its buffer. The\n"
-		"receiver compares every byte, outside the clock. Exit code 1: a byte was wrong.",
+		"The three take turns, a short round each; every figure is the median of the rounds.\n"
+		"The clock runs from the start of registering (or copying) until the receiver has let go\n"
+		"of its buffer. The receiver compares every byte, outside the clock. Exit code 1: a byte\n"
+		"was wrong.",
 	.options = options,
 	.run = perf_run,
 };

@@ -240,7 +240,8 @@ uint64_t perf_wrong_bytes(const unsigned char *data, size_t size, uint64_t seed,
 	for (size_t i = 0; i < words; i++) {
 		memcpy(&found, data + i * sizeof(found), sizeof(found));
 		if (found != pattern_word(base, i))
-			wrong += differing_bytes(data + i * sizeof(found), pattern_word(base, i), sizeof(found));
+			wrong += differing_bytes(data + i * sizeof(found), pattern_word(base, i),
+						 sizeof(found));
 	}
 	return wrong + differing_bytes(data + words * sizeof(found), pattern_word(base, words),
 				       size % sizeof(found));

@@ -58,7 +58,8 @@ static int spawn_gnuplot(char *const argv[], int input, int output, pid_t *pid)
 static int cannot_start(int err)
 {
 	if (err == ENOENT)
-		return tool_fail(TOOL_CANNOT, "--plot needs gnuplot, which is not installed (Debian: gnuplot-nox)");
+		return tool_fail(TOOL_CANNOT,
+				 "--plot needs gnuplot, which is not installed (Debian: gnuplot-nox)");
 	return tool_fail(TOOL_CANNOT, "gnuplot can't be started: %s", strerror(err));
 }
 
@@ -69,7 +70,8 @@ int perf_plot_check(const char *file)
 	pid_t pid;
 
 	if (format_of(file) < 0)
-		return tool_fail(TOOL_USAGE, "--plot needs a name that ends in .png, .svg or .txt, not '%s'", file);
+		return tool_fail(TOOL_USAGE,
+				 "--plot needs a name that ends in .png, .svg or .txt, not '%s'", file);
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	err = null < 0 ? errno : spawn_gnuplot(argv, null, null, &pid);
 	if (null >= 0)
@@ -133,13 +135,14 @@ static void put_data(FILE *to, const struct perf_report *r)
 static void put_script(FILE *to, const struct perf_report *r, const char *file, int format)
 {
 	static const char *const colours[PERF_WAYS] = {"#777777", "#d9822b", "#1f6fb4"};
-	static const char *const names[PERF_WAYS] = {"copy (bounce buffer)", "register (each time)", "cached"};
+	static const char *const names[PERF_WAYS] = {"copy (bounce buffer)", "register (each time)",
+						     "cached"};
 	static const char letters[PERF_WAYS] = {'o', 'r', '#'};
 
 	fprintf(to, "set terminal %s\nset output ", formats[format].terminal);
 	put_quoted(to, file);
-	fprintf(to, "\nset title 'holdfast perf: nic %s, proxy %s (%s), pattern %s' noenhanced\n", r->config->nic,
-		r->proxy, r->config->mode, r->config->recycle ? "recycle" : "reuse");
+	fprintf(to, "\nset title 'holdfast perf: nic %s, proxy %s (%s), pattern %s' noenhanced\n",
+		r->config->nic, r->proxy, r->config->mode, r->config->recycle ? "recycle" : "reuse");
 	put_axes(to, r);
 	put_data(to, r);
 	for (unsigned way = 0; way < PERF_WAYS; way++) {

@@ -55,11 +55,13 @@ void perf_print_head(const struct perf_report *r)
 {
 	const struct perf_config *c = r->config;
 
-	printf("nic %s, proxy %s (mode %s), pattern %s, %g s, seed %" PRIu64 "\n\n", c->nic, r->proxy, c->mode,
-	       pattern_name(r), c->seconds, c->seed);
-	printf("                         MB/s  cached against           registering by hf_get + hf_put\n");
-	printf("                                                       each time          cached       wrong\n");
-	printf("    size   copy register cached register   copy   hits     p50     p99     p50     p99   bytes\n");
+	printf("nic %s, proxy %s (mode %s), pattern %s, %g s, seed %" PRIu64 "\n\n", c->nic, r->proxy,
+	       c->mode, pattern_name(r), c->seconds, c->seed);
+	printf("%29s  %-26s %s\n", "MB/s", "cached against", "registering by hf_get + hf_put");
+	printf("%64s%16s%12s\n", "each time", "cached", "wrong");
+	printf("%8s %6s %8s %6s %8s %6s %6s ", "size", "copy", "register", "cached", "register", "copy",
+	       "hits");
+	printf("%7s %7s %7s %7s %7s\n", "p50", "p99", "p50", "p99", "bytes");
 	fflush(stdout);
 }
 
@@ -68,13 +70,17 @@ void perf_print_row(const struct perf_row *row)
 	char size[16], t[4][16], v[PERF_WAYS][16];
 
 	if (*row->error) {
-		printf("%8s  not run: %s\n", tool_size(row->size, size), row->error);
+		enum { REASON_COLUMN = 19 };
+
+		printf("%8s  not run: ", tool_size(row->size, size));
+		tool_wrap(stdout, REASON_COLUMN, row->error);
 		fflush(stdout);
 		return;
 	}
 	printf("%8s %6s %8s %6s %7.2fx %5.2fx %5.1f%% %7s %7s %7s %7s %7" PRIu64 "\n",
 	       tool_size(row->size, size), speed(row->MBps[PERF_COPY], v[0]),
-	       speed(row->MBps[PERF_REGISTER], v[1]), speed(row->MBps[PERF_CACHED], v[2]), ratio(row, PERF_REGISTER), ratio(row, PERF_COPY), row->hit_rate * 100,
+	       speed(row->MBps[PERF_REGISTER], v[1]), speed(row->MBps[PERF_CACHED], v[2]),
+	       ratio(row, PERF_REGISTER), ratio(row, PERF_COPY), row->hit_rate * 100,
 	       duration(row->p50_ns[PERF_REGISTER], t[0]), duration(row->p99_ns[PERF_REGISTER], t[1]),
 	       duration(row->p50_ns[PERF_CACHED], t[2]), duration(row->p99_ns[PERF_CACHED], t[3]),
 	       row->wrong_bytes);
@@ -94,9 +100,13 @@ void perf_print_foot(const struct perf_report *r)
 		if (row->rounds && (!fewest || row->rounds < fewest))
 			fewest = row->rounds;
 	}
-	printf("\n%" PRIu64 " wrong bytes in %" PRIu64 " transfers of %.1f MB in all: every byte was compared.\n",
+	if (!transfers)
+		return;
+	printf("\n%" PRIu64 " wrong bytes in %" PRIu64
+	       " transfers of %.1f MB in all: every byte was compared.\n",
 	       perf_all_wrong_bytes(r), transfers, (double)bytes / 1e6);
-	printf("Medians of at least %u rounds of the three ways in turn; p50 and p99 on the sending side.\n", fewest);
+	printf("Medians of %u or more rounds of the three ways in turn; p50 and p99 where it is sent.\n",
+	       fewest);
 }
 
 /* ------------------------------------------------------------------ JSON */

@@ -24,7 +24,8 @@ static int send_copy(struct perf_side *s, const unsigned char *data, uint64_t *s
 	return hf_send(s->conn[PERF_CACHING], &s->bounce_region, s->bounce, s->size);
 }
 
-static int send_registered(struct perf_side *s, unsigned which, const unsigned char *data, uint64_t *step)
+static int send_registered(struct perf_side *s, unsigned which, const unsigned char *data,
+			   uint64_t *step)
 {
 	uint64_t from = tool_now_ns(), got;
 	struct hf_region region;
@@ -50,8 +51,11 @@ static int send_once(struct perf_side *s, unsigned way, const unsigned char *dat
 
 int perf_transfer(struct perf_side *s, unsigned way, unsigned slot, uint64_t number, uint64_t *ns)
 {
-	struct perf_message start = {.kind = PERF_START, .way = (uint8_t)way, .slot = (uint8_t)slot,
-				     .size = s->size, .number = number};
+	struct perf_message start = {.kind = PERF_START,
+				     .way = (uint8_t)way,
+				     .slot = (uint8_t)slot,
+				     .size = s->size,
+				     .number = number};
 	uint64_t from, step = 0;
 	unsigned char *data;
 	int err = perf_send_message(s, &start);

@@ -71,7 +71,7 @@ int perf_expect(struct perf_side *s, enum perf_kind kind)
 		return err;
 	if (s->last.kind == PERF_FAILED)
 		return s->last.err ? s->last.err : -EIO;
-	return hf_set_error(-EPROTO, "message %d of the other process came where %d was due", s->last.kind, kind);
+	return hf_set_error(-EPROTO, "message %d came where %d was due", s->last.kind, kind);
 }
 
 /* ------------------------------------------------------------------ locked memory */
@@ -87,9 +87,9 @@ static bool may_lock_all(void)
 }
 
 /*
- * RLIMIT_MEMLOCK is charged per user, so both processes draw on the same account and neither can evict what
- * the other keeps. Each may cache a quarter (and some for page rounding), which leaves the rest for the
- * provider that registers each time.
+ * RLIMIT_MEMLOCK is charged per user, so both processes draw on the same account and neither
+ * can evict what the other keeps. Each may cache a quarter (and some for page rounding), which
+ * leaves the rest for the provider that registers each time.
  */
 static uint64_t share_of(uint64_t memlock)
 {
@@ -207,19 +207,20 @@ static int try_registering(struct perf_side *s, struct perf_trial *trial)
 	int err = 0;
 
 	for (unsigned i = 0; i < PERF_PROVIDERS && !err; i++)
-		err = hf_get(s->provider[i], s->pool.buffer[0].data, s->size, s->access, &trial->region[i]);
+		err = hf_get(s->provider[i], s->pool.buffer[0].data, s->size, s->access,
+			     &trial->region[i]);
 	return err;
 }
 
 /* The bounce buffer and one more must find room in this process's share. */
 static int check_memlock(const struct perf_side *s)
 {
-	char limit[16];
+	char limit[16], enough[16];
 
 	if (!s->memlock || 2 * s->size <= share_of(s->memlock))
 		return 0;
-	return hf_set_error(-ENOMEM, "RLIMIT_MEMLOCK is %s for both processes; %llu KiB would do (ulimit -l)",
-			    tool_size(s->memlock, limit), (unsigned long long)(s->size * 8 / 1024));
+	return hf_set_error(-ENOMEM, "RLIMIT_MEMLOCK is %s for both processes; %s would do (ulimit -l)",
+			    tool_size(s->memlock, limit), tool_size(s->size * 8, enough));
 }
 
 int perf_size_begin(struct perf_side *s, size_t size, struct perf_trial *trial)

@@ -104,6 +104,7 @@ const char *tool_size(uint64_t bytes, char buf[static 16])
 {
 	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	double value = (double)bytes;
+	int decimals = 0;
 	size_t unit = 0;
 
 	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
@@ -111,7 +112,9 @@ const char *tool_size(uint64_t bytes, char buf[static 16])
 		unit++;
 	}
 	/* decimals only where they say something */
-	snprintf(buf, 16, "%.*f %s", value == floor(value) ? 0 : value < 10 ? 2 : 1, value, units[unit]);
+	if (value < floor(value) || value > floor(value))
+		decimals = value < 10 ? 2 : 1;
+	snprintf(buf, 16, "%.*f %s", decimals, value, units[unit]);
 	return buf;
 }
 
@@ -137,7 +140,8 @@ static int unit_shift(const char *unit, size_t len)
 	if (!len || (len == 1 && (*unit == 'B' || *unit == 'b')))
 		return 0;
 	at = memchr(letters, *unit | 0x20, sizeof(letters) - 1);
-	if (!at || (len > 1 && strncasecmp(unit + 1, "ib", len - 1) && strncasecmp(unit + 1, "b", len - 1)))
+	if (!at ||
+	    (len > 1 && strncasecmp(unit + 1, "ib", len - 1) && strncasecmp(unit + 1, "b", len - 1)))
 		return -1;
 	return len > 3 ? -1 : (int)(at - letters + 1) * 10;
 }
@@ -167,8 +171,9 @@ int tool_parse_sizes(const char *list, uint64_t *out, int max)
 		if (n == max)
 			return tool_fail(-1, "at most %d sizes can be given", max);
 		if (parse_size(list, len, &out[n]) || !out[n])
-			return tool_fail(-1, "'%.*s' is not a size: write 4096, 64K, 1M, with commas between", (int)len,
-					 list);
+			return tool_fail(
+				-1, "'%.*s' is not a size: write 4096, 64K, 1M, with commas between",
+				(int)len, list);
 		n++;
 		if (!list[len])
 			return n;
@@ -230,7 +235,8 @@ static const struct tool_option common[] = {
 	{0},
 };
 
-static const struct tool_option *find_option(const struct tool_option *table, const char *name, size_t len)
+static const struct tool_option *find_option(const struct tool_option *table, const char *name,
+					     size_t len)
 {
 	for (const struct tool_option *o = table; o && o->name; o++)
 		if (!strncmp(o->name, name, len) && !o->name[len])
@@ -251,7 +257,8 @@ static int unknown_option(const struct tool_command *command, const char *name, 
 		near = tool_nearer(word, o->name, near);
 	if (near)
 		return tool_fail(TOOL_USAGE, "there is no option --%s; did you mean --%s?", word, near);
-	return tool_fail(TOOL_USAGE, "there is no option --%s; `holdfast %s --help` lists them", word, command->name);
+	return tool_fail(TOOL_USAGE, "there is no option --%s; `holdfast %s --help` lists them", word,
+			 command->name);
 }
 
 /* One option at argv[*i]; *i moves to its last word. */
@@ -267,10 +274,12 @@ static int parse_option(const struct tool_command *command, int argc, char **arg
 	if (!option)
 		return unknown_option(command, name, len);
 	if (option->type == TOOL_FLAG && value)
-		return tool_fail(TOOL_USAGE, "--%s takes no value, but '%s' was given", option->name, value);
+		return tool_fail(TOOL_USAGE, "--%s takes no value, but '%s' was given", option->name,
+				 value);
 	if (option->type != TOOL_FLAG && !value) {
 		if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2))
-			return tool_fail(TOOL_USAGE, "--%s needs %s", option->name, wanted(option->type));
+			return tool_fail(TOOL_USAGE, "--%s needs %s", option->name,
+					 wanted(option->type));
 		value = argv[++*i];
 	}
 	if (store(option, value))
@@ -299,8 +308,9 @@ int tool_run(const struct tool_command *command, int argc, char **argv)
 		int code;
 
 		if (strncmp(argv[i], "--", 2))
-			return tool_fail(TOOL_USAGE, "'%s' is not an option; `holdfast %s --help` lists them", argv[i],
-					 command->name);
+			return tool_fail(TOOL_USAGE,
+					 "'%s' is not an option; `holdfast %s --help` lists them",
+					 argv[i], command->name);
 		code = parse_option(command, argc, argv, &i);
 		if (code)
 			return code;
@@ -310,27 +320,34 @@ int tool_run(const struct tool_command *command, int argc, char **argv)
 
 /* ------------------------------------------------------------------ help */
 
-#define HELP_LEFT 24   /* columns of the left part */
-#define HELP_RIGHT 74  /* ... and of the right one */
+enum { HELP_LEFT = 24 /* columns of the left part */, LINE_WIDTH = 98 };
+
+void tool_wrap(FILE *to, int indent, const char *text)
+{
+	int column = indent;
+
+	while (*text) {
+		int word = (int)strcspn(text, " ");
+
+		if (column > indent && column + 1 + word > LINE_WIDTH) {
+			fprintf(to, "\n%*s", indent, "");
+			column = indent;
+		}
+		column += fprintf(to, "%s%.*s", column > indent ? " " : "", word, text);
+		text += word;
+		text += strspn(text, " ");
+	}
+	fputc('\n', to);
+}
 
 void tool_help_entry(FILE *to, const char *left, const char *right)
 {
 	int used = fprintf(to, "  %-*s", HELP_LEFT - 2, left);
 
+	/* too long for its part: the right one begins on the next line */
 	if (used > HELP_LEFT || strlen(left) == HELP_LEFT - 2)
 		fprintf(to, "\n%*s", HELP_LEFT, "");
-	for (size_t column = 0; *right;) {
-		size_t word = strcspn(right, " ");
-
-		if (column && column + 1 + word > HELP_RIGHT) {
-			fprintf(to, "\n%*s", HELP_LEFT, "");
-			column = 0;
-		}
-		fprintf(to, "%s%.*s", column ? " " : "", (int)word, right);
-		column += word + (column ? 1 : 0);
-		right += word + strspn(right + word, " ");
-	}
-	fputc('\n', to);
+	tool_wrap(to, HELP_LEFT, right);
 }
 
 /* The default as the user would write it; "" when there is none to show. */
@@ -369,7 +386,8 @@ static void help_options(const struct tool_option *table)
 	for (const struct tool_option *o = table; o && o->name; o++) {
 		if (!o->help) /* for the project's own tests */
 			continue;
-		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->arg ? " " : "",
+			 o->arg ? o->arg : "");
 		default_text(o, value, sizeof(value));
 		snprintf(right, sizeof(right), "%s%s", o->help, value);
 		tool_help_entry(stdout, left, right);

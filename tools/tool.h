@@ -48,6 +48,9 @@ const char *tool_size(uint64_t bytes, char buf[static 16]);
 
 uint64_t tool_now_ns(void); /* CLOCK_MONOTONIC */
 
+/* The words of `text`, from column `indent` on (where the line stands already) to column 98, and a newline. */
+void tool_wrap(FILE *to, int indent, const char *text);
+
 /* One line on stderr that is rewritten in place; nothing when stderr is no terminal. tool_progress_end clears it. */
 void tool_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void tool_progress_end(void);

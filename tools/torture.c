@@ -266,13 +266,16 @@ static void print_case(const struct torture_case *k, struct notes *notes)
 	const struct counts *n = &k->o.n;
 	char verdict[32];
 
-	printf("%-26s %3u  %-20s %11llu %11llu %10llu %11llu\n", k->name, k->hazard,
+	printf("%-25s %3u  %-18s %10llu %9llu %8llu %9llu %9llu\n", k->name, k->hazard,
 	       noted_verdict(notes, &k->o, verdict), (unsigned long long)n->lookups, (unsigned long long)n->hits,
-	       (unsigned long long)n->stale_hits, (unsigned long long)n->wrong_bytes);
+	       (unsigned long long)n->uncached, (unsigned long long)n->stale_hits,
+	       (unsigned long long)n->wrong_bytes);
 }
 
 static void print_summary(const struct torture *t, const struct counts *n)
 {
+	printf("\nuncached: registered for one use, because the mapping kept changing or cannot be watched;\n"
+	       "stale: hits with what was there before; wrong: bytes that the NIC and the processor see differently\n");
 	printf("\n%llu lookups, %llu hits, %llu stale hits, %llu wrong bytes",
 	       (unsigned long long)n->lookups, (unsigned long long)n->hits, (unsigned long long)n->stale_hits,
 	       (unsigned long long)n->wrong_bytes);
@@ -292,8 +295,8 @@ static void print_table(const struct torture *t, const struct counts *n)
 	struct notes notes = { 0 };
 	size_t i;
 
-	printf("%-26s %3s  %-20s %11s %11s %10s %11s\n", "case", "haz", "verdict", "lookups", "hits", "stale hits",
-	       "wrong bytes");
+	printf("%-25s %3s  %-18s %10s %9s %8s %9s %9s\n", "case", "haz", "verdict", "lookups", "hits", "uncached",
+	       "stale", "wrong");
 	for (i = 0; i < t->count; i++)
 		if (t->cases[i].chosen)
 			print_case(&t->cases[i], &notes);

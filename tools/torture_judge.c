@@ -10,7 +10,7 @@
 
 /* Below the usual RLIMIT_MEMLOCK of 8 MiB, with room for a huge page that is charged whole. */
 #define PROVIDER_OPTIONS "max_bytes=4194304"
-#define TRIES_TO_CACHE 20 /* a lookup goes round a change that is under way: ask again, 1 ms apart */
+#define TRIES_TO_CACHE 10 /* a lookup goes round a change that is under way: ask again, 1 ms apart */
 #define TRIES_TO_DRAIN 2000
 
 const char *verdict_name(enum verdict v)

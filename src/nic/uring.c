@@ -41,15 +41,16 @@ static int parse(const char *arg, unsigned *fd, unsigned *slots)
 		if (take_number(&p, "fd", INT32_MAX, fd))
 			have_fd = true;
 		else if (!take_number(&p, "slots", URING_MAX_SLOTS, slots))
-			return hf_set_error(-EINVAL,
-					    "uring: \"%s\" of \"%s\" is not understood: give fd=N,slots=M "
-					    "(M at most %u), or nothing",
-					    p, arg, URING_MAX_SLOTS);
+			return hf_set_error(
+				-EINVAL,
+				"uring: \"%s\" of \"%s\" is not understood: give fd=N,slots=M "
+				"(M at most %u), or nothing",
+				p, arg, URING_MAX_SLOTS);
 	}
 	if (!have_fd || !*slots)
 		return hf_set_error(-EINVAL,
-				    "uring: \"%s\" lacks %s: give fd=N,slots=M with M from 1 to %u", arg,
-				    have_fd ? "slots" : "fd", URING_MAX_SLOTS);
+				    "uring: \"%s\" lacks %s: give fd=N,slots=M with M from 1 to %u",
+				    arg, have_fd ? "slots" : "fd", URING_MAX_SLOTS);
 	return 0;
 }
 
@@ -84,7 +85,7 @@ static int uring_open(const char *arg, void *config, void **out)
 	int rc;
 
 	if (!nic)
-		return hf_set_error(-ENOMEM, "uring: out of memory");
+		return hf_set_error(-ENOMEM, "out of memory for the state of the NIC uring");
 	pthread_mutex_init(&nic->lock, NULL);
 	nic->late_unpin = kernel_unpins_late();
 	rc = open_tables(nic, arg);

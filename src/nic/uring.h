@@ -10,15 +10,15 @@
  * lkey    table * 16384 + slot; the index in the user's own table when the ring is his.
  * slot    at most 1 GiB (the kernel's limit); a longer range takes consecutive slots of one table.
  *
- * RLIMIT_MEMLOCK is charged per user over all his processes, and a page inside a huge page is charged as the
- * whole huge page, once per ring. That is why a registration goes into the lowest table that has
- * room and never moves: neighbours in one huge page end up in one ring as long as there is room, and are
- * charged once. They are charged twice only when a table filled up between them.
+ * RLIMIT_MEMLOCK is charged per user over all his processes, and a page inside a huge page is charged
+ * as the whole huge page, once per ring. That is why a registration goes into the lowest table that has
+ * room and never moves: neighbours in one huge page end up in one ring as long as there is room, and
+ * are charged once. They are charged twice only when a table filled up between them.
  *
  * Locks, none of them taken by a thread that receives events (I4):
  *   nic->lock      which slots are taken, adding a table; never held over a registration
- *   table->submit  the ring's queues and its pipe; nothing is ever in flight when it is free, because every
- *                  request is of the kind that never waits (uring_conn.c). So a slot that is given
+ *   table->submit  the ring's queues and its pipe; nothing is ever in flight when it is free, because
+ *                  every request is of the kind that never waits (uring_op.c). So a slot that is given
  *                  back is used by no request, and a slow peer blocks nobody else.
  *   conn->tx, rx   one message at a time in each direction; taken before table->submit
  */
@@ -37,10 +37,10 @@
 #define URING_SPAN (1ull << URING_SPAN_SHIFT)
 
 struct uring_table {
-	int fd;         /* of the ring */
-	bool own;       /* the ring is ours: `ring` is set up, requests can be submitted */
+	int fd;          /* of the ring */
+	bool own;        /* the ring is ours: `ring` is set up, requests can be submitted */
 	unsigned slots;
-	unsigned first; /* no slot below is free (nic->lock) */
+	unsigned first;  /* no slot below is free (nic->lock) */
 	uint64_t *taken; /* a bit per slot (nic->lock) */
 	pthread_mutex_t submit;
 	struct io_uring ring; /* (submit) */
@@ -77,14 +77,14 @@ unsigned uring_table_slots(unsigned i);
 /* uring_why.c: sentences for what the kernel answered */
 int uring_why_setup(int rc);
 int uring_why_reg(int rc, uint64_t addr, uint64_t len);
-/* `rc` was EFAULT or EOPNOTSUPP: -EFAULT when there is a hole, -EOPNOTSUPP when the mapping is to blame. */
+/* rc was EFAULT or EOPNOTSUPP: -EFAULT for a hole, -EOPNOTSUPP when the mapping is to blame. */
 int uring_why_mapping(int rc, uint64_t addr, uint64_t len);
 
 /* uring_op.c: one request at a time, none of which waits */
 enum uring_dir { URING_OUT, URING_IN }; /* from, to the registered memory */
 /*
- * Move up to `len` bytes between `fd` and registered memory, without waiting. How many were moved (0: the other
- * side is gone), or -errno; -EAGAIN when it would have to wait.
+ * Move up to `len` bytes between `fd` and registered memory, without waiting. How many were moved (0: the
+ * other side is gone), or -errno; -EAGAIN when it would have to wait.
  */
 int uring_move(struct uring_nic *nic, enum uring_dir dir, int fd, const struct hf_region *r,
 	       uint64_t addr, uint64_t len);

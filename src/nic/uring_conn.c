@@ -42,9 +42,9 @@ struct uring_conn {
 	pthread_mutex_t tx; /* one message at a time */
 	int tx_error;       /* (tx) */
 	pthread_mutex_t rx;
-	int rx_error;       /* (rx) */
-	bool kept;          /* (rx) the header of a message was read, its payload not */
-	uint32_t length;    /* (rx) of that message */
+	int rx_error;    /* (rx) */
+	bool kept;       /* (rx) the header of a message was read, its payload not */
+	uint32_t length; /* (rx) of that message */
 };
 
 static uint32_t wire_check(uint32_t length)
@@ -65,8 +65,8 @@ static int wait_for(int fd, short events)
 }
 
 /*
- * A kernel without RWF_NOSIGNAL sends SIGPIPE to the thread that writes to a closed socket. It is blocked
- * meanwhile, and taken away if it came; one that was pending before is the program's.
+ * A kernel without RWF_NOSIGNAL sends SIGPIPE to the thread that writes to a closed socket. It is
+ * blocked meanwhile, and taken away if it came; one that was pending before is the program's.
  */
 struct sigpipe {
 	sigset_t old;
@@ -172,11 +172,14 @@ static int check_socket(int fd)
 		return hf_set_error(-errno, "a connection needs a stream socket; descriptor %d: %s", fd,
 				    strerror(errno));
 	if (type != SOCK_STREAM)
-		return hf_set_error(-EINVAL, "a connection needs a stream socket; descriptor %d is of another "
-					     "type: use SOCK_STREAM", fd);
+		return hf_set_error(-EINVAL,
+				    "a connection needs a stream socket; descriptor %d is of another "
+				    "type: use SOCK_STREAM",
+				    fd);
 	len = sizeof(peer);
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
-		return hf_set_error(-errno, "descriptor %d has no peer (%s): connect or accept it first", fd,
+		return hf_set_error(-errno,
+				    "descriptor %d has no peer (%s): connect or accept it first", fd,
 				    strerror(errno));
 	return 0;
 }
@@ -186,9 +189,9 @@ static int prepare(struct uring_nic *nic, int fd)
 	int rc;
 
 	if (nic->users_ring)
-		return hf_set_error(-EOPNOTSUPP,
-				    "uring: the ring is the program's own: holdfast can't submit to it; use a provider "
-				    "on \"uring\" for connections");
+		return hf_set_error(-EOPNOTSUPP, "uring: the ring is the program's own: holdfast can't "
+						 "submit to it; use a provider on \"uring\" for "
+						 "connections");
 	rc = check_socket(fd);
 	if (rc)
 		return rc;
@@ -212,7 +215,7 @@ int uring_attach(void *nic, int fd, void **out)
 	c->fd = fd;
 	pthread_mutex_init(&c->tx, NULL);
 	pthread_mutex_init(&c->rx, NULL);
-	/* The last part of a message must not wait for an acknowledgement. A unix socket has no such option. */
+	/* The end of a message must not wait for an acknowledgement. A unix socket has no such option. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	*out = c;
 	return 0;
@@ -249,16 +252,18 @@ int uring_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 	int rc;
 
 	if (len > UINT32_MAX)
-		return hf_set_error(-EMSGSIZE, "a message has at most 4 GiB - 1 byte; %llu asked: send it in parts",
-				    (unsigned long long)len);
+		return hf_set_error(
+			-EMSGSIZE, "a message has at most 4 GiB - 1 byte; %llu asked: send it in parts",
+			(unsigned long long)len);
 	pthread_mutex_lock(&c->tx);
 	if (!c->tx_error)
 		c->tx_error = send_message(c, r, addr, (uint32_t)len);
 	rc = c->tx_error;
 	pthread_mutex_unlock(&c->tx);
 	if (rc)
-		return hf_set_error(rc, "the message of %llu bytes could not be sent: %s; open a new connection",
-				    (unsigned long long)len, strerror(-rc));
+		return hf_set_error(
+			rc, "the message of %llu bytes could not be sent: %s; open a new connection",
+			(unsigned long long)len, strerror(-rc));
 	return 0;
 }
 
@@ -300,13 +305,20 @@ static int why_recv(int rc, uint64_t len, uint64_t got)
 {
 	switch (rc) {
 	case -EMSGSIZE:
-		return hf_set_error(rc, "the message has %llu bytes, the buffer %llu: it is kept, receive it into a "
-					"larger one", (unsigned long long)got, (unsigned long long)len);
+		return hf_set_error(
+			rc,
+			"the message has %llu bytes, the buffer %llu: it is kept, receive it into a "
+			"larger one",
+			(unsigned long long)got, (unsigned long long)len);
 	case -EPROTO:
-		return hf_set_error(rc, "what arrived is not a holdfast message of version %d: the peer must use "
-					"hf_send(), and nothing else may use the socket", WIRE_VERSION);
+		return hf_set_error(
+			rc,
+			"what arrived is not a holdfast message of version %d: the peer must use "
+			"hf_send(), and nothing else may use the socket",
+			WIRE_VERSION);
 	default:
-		return hf_set_error(rc, "nothing more can be received: %s; open a new connection", strerror(-rc));
+		return hf_set_error(rc, "nothing more can be received: %s; open a new connection",
+				    strerror(-rc));
 	}
 }
 

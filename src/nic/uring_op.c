@@ -4,8 +4,8 @@
  *
  * Requests go to the ring whose table has the buffer, so several connections share a ring. If a request
  * waited in the kernel for its peer, somebody would have to reap for others and a slot could be given
- * back under a request. Instead a request that can't go on at once answers EAGAIN, and its thread waits in
- * poll(2) with no lock held. All of a request happens between taking and releasing table->submit.
+ * back under a request. Instead a request that can't go on at once answers EAGAIN, and its thread waits
+ * in poll(2) with no lock held. All of a request happens between taking and releasing table->submit.
  */
 #include "uring.h"
 
@@ -62,9 +62,9 @@ static int submit_cancel(struct io_uring *ring)
 }
 
 /*
- * The answer to the request. Nearly always it is there already. If not, and the request may wait for a peer
- * (`cancel`), it is cancelled, again and again as long as it is just running; its answer then is
- * what it did, or ECANCELED.
+ * The answer to the request. Nearly always it is there already. If not, and the request may wait for a
+ * peer (`cancel`), it is cancelled, again and again as long as it is just running; its answer then is what
+ * it did, or ECANCELED.
  */
 static int reap(struct io_uring *ring, bool cancel)
 {
@@ -151,7 +151,8 @@ int uring_find_caps(struct uring_nic *nic)
 		return hf_set_error(-EMFILE, "uring: no descriptors to try a socket: raise ulimit -n");
 	pthread_mutex_lock(&t->submit);
 	for (unsigned i = 0; i < 2 && !nic->caps.nowait; i++) {
-		int res = request(&t->ring, IORING_OP_WRITE, sv[0], (uintptr_t)&byte, 1, 0, flags[i], false);
+		int res = request(&t->ring, IORING_OP_WRITE, sv[0], (uintptr_t)&byte, 1, 0, flags[i],
+				  false);
 
 		nic->caps.nowait = res == 1;
 		nic->caps.nosignal = res == 1 && flags[i] & RWF_NOSIGNAL;
@@ -227,7 +228,8 @@ static int copy_locked(struct uring_table *t, unsigned slot, uint64_t addr, void
 	n = dst ? peek_some(t, slot, addr, dst, part) : poke_some(t, slot, addr, src, part);
 	if (n > 0)
 		return n;
-	return hf_set_error(n ? n : -EIO, "uring: slot %u would not copy: %s", slot, strerror(n ? -n : EIO));
+	return hf_set_error(n ? n : -EIO, "uring: slot %u would not copy: %s", slot,
+			    strerror(n ? -n : EIO));
 }
 
 static int copy_some(struct uring_nic *nic, const struct hf_region *r, uint64_t addr, void *dst,
@@ -239,10 +241,12 @@ static int copy_some(struct uring_nic *nic, const struct hf_region *r, uint64_t 
 
 	t = locate(nic, r, addr, &len, &slot);
 	if (!t)
-		return hf_set_error(-EINVAL, "uring: no slot has the key %llu", (unsigned long long)r->lkey);
+		return hf_set_error(-EINVAL, "uring: no slot has the key %llu",
+				    (unsigned long long)r->lkey);
 	if (!t->own)
-		return hf_set_error(-EOPNOTSUPP, "uring: the ring is the program's own: holdfast can't submit to "
-						 "it; use the buffer index with your own requests");
+		return hf_set_error(-EOPNOTSUPP,
+				    "uring: the ring is the program's own: holdfast can't submit to "
+				    "it; use the buffer index with your own requests");
 	pthread_mutex_lock(&t->submit);
 	n = copy_locked(t, slot, addr, dst, src, len);
 	pthread_mutex_unlock(&t->submit);

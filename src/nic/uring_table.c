@@ -13,8 +13,8 @@
 
 #include "../os.h"
 
-#define QUEUE_ENTRIES 4       /* a request, its cancellation; never more at once */
-#define LATE_UNPIN_MS 1500    /* how long a late kernel may take to uncharge */
+#define QUEUE_ENTRIES 4    /* a request, its cancellation; never more at once */
+#define LATE_UNPIN_MS 1500 /* how long a late kernel may take to uncharge */
 #define LATE_UNPIN_STEP_US 50000
 #define MAPPING_TRIES 3
 
@@ -73,9 +73,9 @@ static int register_sparse(int fd, unsigned slots)
 }
 
 /*
- * A child of fork must hold neither the descriptor nor the mapped queues: each keeps the ring alive, and the
- * ring the pins. Between set-up and these calls the table is empty, so that a fork in between pins nothing
- * until the child ends.
+ * A child of fork must hold neither the descriptor nor the mapped queues: each keeps the ring alive,
+ * and the ring the pins. Between set-up and these calls the table is empty, so that a fork in between
+ * pins nothing until the child ends.
  */
 static int ring_setup(struct uring_table *t)
 {
@@ -108,7 +108,7 @@ int uring_table_add(struct uring_nic *nic, unsigned i, unsigned slots)
 	int rc;
 
 	if (!t)
-		return hf_set_error(-ENOMEM, "uring: out of memory");
+		return hf_set_error(-ENOMEM, "out of memory for a table of %u buffers", slots);
 	rc = ring_setup(t);
 	if (rc) {
 		table_free(t);
@@ -138,11 +138,15 @@ static int why_adopt(int rc, int fd)
 {
 	switch (rc) {
 	case -EEXIST:
-		return hf_set_error(rc, "uring: the ring behind fd %d is IORING_SETUP_SINGLE_ISSUER: other "
-					"threads may not register memory in it; create it without", fd);
+		return hf_set_error(rc,
+				    "uring: the ring behind fd %d is IORING_SETUP_SINGLE_ISSUER: other "
+				    "threads may not register memory in it; create it without",
+				    fd);
 	case -EBUSY:
-		return hf_set_error(rc, "uring: the ring behind fd %d has a buffer table already: "
-					"unregister it, the table must be holdfast's", fd);
+		return hf_set_error(rc,
+				    "uring: the ring behind fd %d has a buffer table already: "
+				    "unregister it, the table must be holdfast's",
+				    fd);
 	case -EBADF:
 	case -EOPNOTSUPP:
 		return hf_set_error(-EINVAL, "uring: fd %d is not an io_uring", fd);
@@ -162,7 +166,7 @@ int uring_table_adopt(struct uring_nic *nic, int fd, unsigned slots)
 	int rc;
 
 	if (!t)
-		return hf_set_error(-ENOMEM, "uring: out of memory");
+		return hf_set_error(-ENOMEM, "out of memory for a table of %u buffers", slots);
 	rc = os_thread_start(&a.thread, "hf-uring", adopt_main, &a);
 	if (rc) {
 		table_free(t);
@@ -244,13 +248,16 @@ static int no_room(struct uring_nic *nic, unsigned n)
 	for (unsigned i = 0; i < tables; i++)
 		all += slots_of(nic, i);
 	if (n > slots_of(nic, tables - 1))
-		return hf_set_error(-EOPNOTSUPP,
-				    "uring: %u slots of 1 GiB wanted, the largest table has %u: register less "
-				    "at once", n, slots_of(nic, tables - 1));
-	return hf_set_error(-ENOMEM,
-			    "uring: %u slot%s in a row wanted, but the %u slots of %s are in use: put some "
-			    "registrations back, or lower max_count", n, n > 1 ? "s" : "", all,
-			    nic->users_ring ? "the ring's buffer table" : "all rings");
+		return hf_set_error(
+			-EOPNOTSUPP,
+			"uring: %u slots of 1 GiB wanted, the largest table has %u: register less "
+			"at once",
+			n, slots_of(nic, tables - 1));
+	return hf_set_error(
+		-ENOMEM,
+		"uring: %u slot%s in a row wanted, but the %u slots of %s are in use: put some "
+		"registrations back, or lower max_count",
+		n, n > 1 ? "s" : "", all, nic->users_ring ? "the ring's buffer table" : "all rings");
 }
 
 /* One more table. Want of descriptors is a limit like any other: what is evicted makes room. */
@@ -259,8 +266,10 @@ static int grow(struct uring_nic *nic, unsigned i)
 	int rc = uring_table_add(nic, i, uring_table_slots(i));
 
 	if (rc == -EMFILE || rc == -ENFILE)
-		return hf_set_error(-ENOMEM, "uring: all %u slots are in use and there is no descriptor for a "
-					     "further ring: raise ulimit -n", uring_table_slots(i - 1));
+		return hf_set_error(-ENOMEM,
+				    "uring: all %u slots are in use and there is no descriptor for a "
+				    "further ring: raise ulimit -n",
+				    uring_table_slots(i - 1));
 	return rc;
 }
 
@@ -361,8 +370,7 @@ static int pin_slot(struct uring_nic *nic, struct uring_table *t, unsigned slot,
 	return rc;
 }
 
-static int pin(struct uring_nic *nic, struct uring_table *t, unsigned slot, uint64_t addr,
-	       uint64_t len)
+static int pin(struct uring_nic *nic, struct uring_table *t, unsigned slot, uint64_t addr, uint64_t len)
 {
 	unsigned n = 0;
 	int rc;
@@ -388,8 +396,8 @@ static unsigned slots_for(uint64_t len)
 }
 
 /*
- * The kernel's EFAULT has several meanings, and what is mapped there now tells which. It may have changed
- * since (another thread recycles the address): only what was refused each time is to blame.
+ * The kernel's EFAULT has several meanings, and what is mapped there now tells which. It may have
+ * changed since (another thread recycles the address): only what was refused each time is to blame.
  */
 static int pin_tries(struct uring_nic *nic, struct uring_table *t, unsigned slot, uint64_t addr,
 		     uint64_t len)
@@ -440,11 +448,13 @@ int uring_dereg(void *p, uint64_t addr, uint64_t len, const struct hf_nic_reg *r
 
 	t = uring_table_of(nic, reg->lkey, &slot);
 	if (!t)
-		return hf_set_error(-EINVAL, "uring: no slot has the key %llu", (unsigned long long)reg->lkey);
+		return hf_set_error(-EINVAL, "uring: no slot has the key %llu",
+				    (unsigned long long)reg->lkey);
 	rc = unpin(nic, t, slot, slots_for(len));
 	if (nic->late_unpin)
 		nic->last_dereg_ms = now_ms();
 	if (rc)
-		return hf_set_error(rc, "uring: the ring would not let go of slot %u: %s", slot, strerror(-rc));
+		return hf_set_error(rc, "uring: the ring would not let go of slot %u: %s", slot,
+				    strerror(-rc));
 	return 0;
 }

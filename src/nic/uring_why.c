@@ -33,12 +33,14 @@ static int why_forbidden(void)
 	int v = disabled_setting();
 
 	if (v > 0)
-		return hf_set_error(-EPERM,
-				    "io_uring is switched off: kernel.io_uring_disabled is %d; set it to 0 "
-				    "(sysctl kernel.io_uring_disabled=0)%s", v,
-				    v == 1 ? " or join the group kernel.io_uring_group" : "");
-	return hf_set_error(-EPERM, "io_uring is forbidden to this process: allow io_uring_setup, io_uring_enter "
-				    "and io_uring_register in the container's seccomp profile or security policy");
+		return hf_set_error(
+			-EPERM,
+			"io_uring is switched off: kernel.io_uring_disabled is %d; set it to 0 "
+			"(sysctl kernel.io_uring_disabled=0)%s",
+			v, v == 1 ? " or join the group kernel.io_uring_group" : "");
+	return hf_set_error(
+		-EPERM, "io_uring is forbidden to this process: allow io_uring_setup, io_uring_enter "
+			"and io_uring_register in the container's seccomp profile or security policy");
 }
 
 int uring_why_setup(int rc)
@@ -48,11 +50,13 @@ int uring_why_setup(int rc)
 	case -EACCES:
 		return why_forbidden();
 	case -ENOSYS:
-		return hf_set_error(rc, "this kernel has no io_uring, or a seccomp profile hides it: allow "
-					"io_uring_setup, or use Linux 5.19 or newer");
+		return hf_set_error(rc,
+				    "this kernel has no io_uring, or a seccomp profile hides it: allow "
+				    "io_uring_setup, or use Linux 5.19 or newer");
 	case -EINVAL:
-		return hf_set_error(-ENOSYS, "this kernel's io_uring has no sparse buffer tables: Linux 5.19 or "
-					     "newer is needed");
+		return hf_set_error(-ENOSYS,
+				    "this kernel's io_uring has no sparse buffer tables: Linux 5.19 or "
+				    "newer is needed");
 	case -EMFILE:
 	case -ENFILE:
 		return hf_set_error(rc, "uring: no descriptor for a ring: raise ulimit -n");
@@ -67,13 +71,16 @@ static int why_no_memory(uint64_t len)
 
 	getrlimit(RLIMIT_MEMLOCK, &r);
 	if (r.rlim_cur == RLIM_INFINITY)
-		return hf_set_error(-ENOMEM, "io_uring could not pin %llu KiB: the kernel is out of memory "
-					     "(RLIMIT_MEMLOCK is unlimited)", (unsigned long long)(len / KIB));
-	return hf_set_error(-ENOMEM,
-			    "io_uring could not pin %llu KiB: RLIMIT_MEMLOCK is %llu KiB for all of this user's "
-			    "processes together, and a page inside a huge page is charged whole (2 MiB), once per "
-			    "ring; raise ulimit -l, or use MADV_NOHUGEPAGE for small buffers",
-			    (unsigned long long)(len / KIB), (unsigned long long)(r.rlim_cur / KIB));
+		return hf_set_error(-ENOMEM,
+				    "io_uring could not pin %llu KiB: the kernel is out of memory "
+				    "(RLIMIT_MEMLOCK is unlimited)",
+				    (unsigned long long)(len / KIB));
+	return hf_set_error(
+		-ENOMEM,
+		"io_uring could not pin %llu KiB: RLIMIT_MEMLOCK is %llu KiB for all of this user's "
+		"processes together, and a page inside a huge page is charged whole (2 MiB), once per "
+		"ring; raise ulimit -l, or use MADV_NOHUGEPAGE for small buffers",
+		(unsigned long long)(len / KIB), (unsigned long long)(r.rlim_cur / KIB));
 }
 
 int uring_why_reg(int rc, uint64_t addr, uint64_t len)
@@ -82,10 +89,12 @@ int uring_why_reg(int rc, uint64_t addr, uint64_t len)
 	case -ENOMEM:
 		return why_no_memory(len);
 	case -EEXIST:
-		return hf_set_error(rc, "uring: the ring is IORING_SETUP_SINGLE_ISSUER: other threads may not "
-					"register memory in it; create it without");
+		return hf_set_error(
+			rc, "uring: the ring is IORING_SETUP_SINGLE_ISSUER: other threads may not "
+			    "register memory in it; create it without");
 	case -ENXIO:
-		return hf_set_error(rc, "uring: the ring has no buffer table any more: somebody unregistered it");
+		return hf_set_error(
+			rc, "uring: the ring has no buffer table any more: somebody unregistered it");
 	default:
 		return hf_set_error(rc, "io_uring could not register [%#llx, +%#llx): %s",
 				    (unsigned long long)addr, (unsigned long long)len, strerror(-rc));
@@ -124,18 +133,19 @@ int uring_why_mapping(int rc, uint64_t addr, uint64_t len)
 	switch (rc) {
 	case 0:
 		return hf_set_error(-EOPNOTSUPP,
-				    "io_uring refuses to pin 0x%llx-0x%llx: this kind of mapping can't be registered; "
-				    "copy the data to ordinary memory", (unsigned long long)addr,
-				    (unsigned long long)(addr + len));
+				    "io_uring refuses to pin 0x%llx-0x%llx: this kind of mapping can't "
+				    "be registered; copy the data to ordinary memory",
+				    (unsigned long long)addr, (unsigned long long)(addr + len));
 	case NOT_WRITABLE:
 		return hf_set_error(-EOPNOTSUPP,
-				    "io_uring pins for writing; the mapping at 0x%llx is %s: copy the data, or map it "
-				    "writable", at, c.vma.readable ? "read-only" : "not accessible");
+				    "io_uring pins for writing; the mapping at 0x%llx is %s: copy the "
+				    "data, or map it writable",
+				    at, c.vma.readable ? "read-only" : "not accessible");
 	case SHARED_FILE:
 	case PRIVATE_FILE:
 		return hf_set_error(-EOPNOTSUPP,
-				    "io_uring can't pin the %s file mapping at 0x%llx: the kernel writes such pages "
-				    "back to the file; copy the data to anonymous memory or to a memfd",
+				    "io_uring can't pin the %s file mapping at 0x%llx: the kernel "
+				    "writes such pages back to the file; copy the data to anonymous memory or to a memfd",
 				    rc == SHARED_FILE ? "shared" : "private", at);
 	default:
 		return rc; /* the sentence names the hole */

@@ -42,19 +42,19 @@ void quarantine_add(struct quarantine *q, uint64_t start, uint64_t end)
 	write_slot(last, 0, UINT64_MAX, stamp);
 }
 
-static bool is_over(struct quarantine *q, uint64_t stamp, int except)
+static enum proof prove(struct quarantine *q, uint64_t stamp, uint64_t start, uint64_t end, int except)
 {
 	uint64_t wait = atomic_load(&q->backoff);
-	bool over;
+	enum proof proof;
 
 	if (now_ns() < atomic_load(&q->next_try))
-		return false;
-	over = thread_all_seen(stamp, except);
-	wait = over ? 0 : wait * 2 < BACKOFF_MIN ? BACKOFF_MIN : wait * 2;
+		return NOT_PROVED;
+	proof = thread_prove(stamp, start, end, except);
+	wait = proof != NOT_PROVED ? 0 : wait * 2 < BACKOFF_MIN ? BACKOFF_MIN : wait * 2;
 	wait = wait > BACKOFF_MAX ? BACKOFF_MAX : wait;
 	atomic_store(&q->backoff, wait);
 	atomic_store(&q->next_try, now_ns() + wait);
-	return over;
+	return proof;
 }
 
 /* All that is as old as `stamp` is over, too. */
@@ -90,8 +90,14 @@ bool quarantine_covers(struct quarantine *q, uint64_t start, uint64_t end, int e
 
 	if (!stamp)
 		return false;
-	if (!is_over(q, stamp, except))
+	switch (prove(q, stamp, start, end, except)) {
+	case ALL_OVER:
+		clear_until(q, stamp);
+		return touching(q, start, end) != 0;
+	case OVER_HERE:
+		/* Other ranges stay in. A new one that touches this was told, and marked the placeholder. */
+		return false;
+	default:
 		return true;
-	clear_until(q, stamp);
-	return touching(q, start, end) != 0;
+	}
 }

@@ -189,6 +189,11 @@ static void *event_loop(void *p)
 		if (fds[1].revents)
 			break;
 		hf_changes_begin(u->sink);
+		if (fds[0].revents & (POLLNVAL | POLLERR)) {
+			/* The program closed what isn't its own. Blind from here on: the word stays odd. */
+			fds[0].fd = -1;
+			continue;
+		}
 		take_batch(u);
 		/* An index is busy: its holder may be a signal handler's thread that waits for us. */
 		while (hf_changes_end(u->sink) == -EAGAIN) {

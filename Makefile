@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# Two commands: `make demo` shows it, `make check` proves it. Meson does the work.
+BUILD ?= build
+TOOL = $(BUILD)/tools/holdfast
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+demo:
+	@sh scripts/need.sh demo
+	@$(MAKE) --no-print-directory all
+	$(TOOL) perf --seconds 8
+	$(TOOL) perf --seconds 4 --pattern recycle
+	$(TOOL) torture --seconds 15
+
+check:
+	@sh scripts/need.sh check
+	@sh scripts/check.sh $(BUILD)
+
+bench:
+	@sh scripts/need.sh demo
+	@$(MAKE) --no-print-directory all
+	$(BUILD)/bench/basics
+
+# An hour of torture over all threads the machine has, in exact mode. Not part of check.
+soak: all
+	$(TOOL) torture --seconds 3600 --threads 16
+
+install: all
+	meson install -C $(BUILD)
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
+
+$(BUILD)/build.ninja:
+	meson setup $(BUILD)
+
+.PHONY: all demo check bench soak install clean

@@ -1,0 +1,78 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# Build and test: gcc as you are, gcc unprivileged, clang with ASan and UBSan, clang with TSan.
+# Warnings are errors. The last line is "N passed, M failed".   check.sh [BUILD-DIR]
+set -u
+cd "$(dirname "$0")/.." || exit 1
+build=${1:-build}
+passed=0
+failed=0
+
+# setup DIR CC OPTIONS...
+setup() {
+	dir=$1 cc=$2
+	shift 2
+	if [ -f "$dir/build.ninja" ]; then
+		meson configure "$dir" -Dwerror=true -Dtests=enabled "$@" >/dev/null
+	else
+		CC=$cc meson setup "$dir" -Dwerror=true -Dtests=enabled "$@" >"$dir.log" 2>&1 || {
+			cat "$dir.log"
+			return 1
+		}
+		rm -f "$dir.log"
+	fi && ninja -C "$dir" --quiet
+}
+
+# count NAME DIR LOGBASE: add up what meson wrote down, one JSON object a line
+count() {
+	log=$2/meson-logs/$3.json
+	ok=$(grep -c '"result": "\(OK\|EXPECTEDFAIL\)"' "$log" 2>/dev/null)
+	skip=$(grep -c '"result": "SKIP"' "$log" 2>/dev/null)
+	all=$(grep -c '"result":' "$log" 2>/dev/null)
+	bad=$((${all:-0} - ${ok:-0} - ${skip:-0}))
+	[ "${all:-0}" -gt 0 ] || bad=$((bad + 1))
+	echo "== $1: ${ok:-0} passed, $bad failed, ${skip:-0} skipped"
+	passed=$((passed + ${ok:-0}))
+	failed=$((failed + bad))
+}
+
+# run NAME DIR LOGBASE OPTIONS...
+run() {
+	name=$1 dir=$2 base=$3
+	shift 3
+	echo "== $name"
+	rm -f "$dir/meson-logs/$base.json"
+	meson test -C "$dir" --no-rebuild --print-errorlogs --num-processes 2 --logbase "$base" "$@"
+	count "$name" "$dir" "$base"
+}
+
+broken() {
+	echo "== $1: doesn't build"
+	failed=$((failed + 1))
+}
+
+if setup "$build" gcc; then
+	run "gcc" "$build" testlog
+	as="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
+	if [ "$(id -u)" = 0 ] && $as test -x "$build/tools/holdfast"; then
+		run "gcc, unprivileged, 8 MiB of memlock" "$build" testlog-user --no-suite model \
+			--wrapper "prlimit --memlock=8388608:8388608 $as"
+	fi
+else
+	broken gcc
+fi
+
+if setup "$build-asan" clang -Db_sanitize=address,undefined -Db_lundef=false; then
+	run "clang, ASan and UBSan" "$build-asan" testlog --no-suite model --timeout-multiplier 4
+else
+	broken "clang, ASan and UBSan"
+fi
+
+if setup "$build-tsan" clang -Db_sanitize=thread -Db_lundef=false; then
+	run "clang, TSan" "$build-tsan" testlog --no-suite model --timeout-multiplier 4
+else
+	broken "clang, TSan"
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

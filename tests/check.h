@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What the C tests share: open or fail with the library's own sentence, memory, random numbers, a child process.
+ */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <holdfast/backend.h>
+#include <holdfast/sim.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KIB 1024ul
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define TIB (1024 * GIB)
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CHECK_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define CHECK_SANITIZED 1
+#endif
+#endif
+#ifndef CHECK_SANITIZED
+#define CHECK_SANITIZED 0
+#endif
+
+static inline size_t check_page(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* The last sentence has these words in it. */
+static inline void check_says(const char *words)
+{
+	if (!strstr(hf_error(), words))
+		fail_msg("\"%s\" is not in the sentence \"%s\"", words, hf_error());
+}
+
+/* `rc` is the error `want` (negative), and the sentence has `words` in it. */
+static inline void check_error(int rc, int want, const char *words)
+{
+	if (rc != want)
+		fail_msg("%d instead of %d (%s): \"%s\"", rc, want, strerror(-want), hf_error());
+	check_says(words);
+}
+
+static inline void check_ok(int rc)
+{
+	if (rc < 0)
+		fail_msg("%d (%s): \"%s\"", rc, strerror(-rc), hf_error());
+}
+
+static inline struct hf_switch *check_switch(const char *options)
+{
+	struct hf_switch *sw = NULL;
+
+	check_ok(hf_switch_open(options, &sw));
+	assert_non_null(sw);
+	return sw;
+}
+
+/* `sim` may be NULL: then it isn't steered. */
+static inline struct hf_provider *check_sim(struct hf_switch *sw, struct hf_sim *sim, const char *options)
+{
+	struct hf_provider *p = NULL;
+
+	check_ok(hf_provider_open_nic(sw, hf_nic_find("sim"), sim, options, &p));
+	assert_non_null(p);
+	return p;
+}
+
+static inline void check_close(struct hf_switch *sw, struct hf_provider *p)
+{
+	check_ok(hf_provider_close(p));
+	check_ok(hf_switch_close(sw));
+}
+
+static inline struct hf_region check_get(struct hf_provider *p, const void *addr, size_t len, unsigned access)
+{
+	struct hf_region r;
+
+	check_ok(hf_get(p, addr, len, access, &r));
+	return r;
+}
+
+/* Get and put: how it was served, HF_REGION_*. */
+static inline unsigned check_touch(struct hf_provider *p, const void *addr, size_t len, unsigned access)
+{
+	struct hf_region r = check_get(p, addr, len, access);
+
+	check_ok(hf_put(p, &r));
+	return r.flags;
+}
+
+static inline struct hf_stats check_stats(struct hf_provider *p)
+{
+	struct hf_stats s = { 0 };
+
+	check_ok(hf_provider_stats(p, &s, sizeof(s)));
+	return s;
+}
+
+/* What the process itself changed is told and done with, however slow the machine is. */
+static inline void check_quiet(struct hf_provider *p)
+{
+	int rc = hf_sync(p);
+
+	for (int i = 0; i < 10000 && rc; i++) {
+		usleep(1000);
+		rc = hf_sync(p);
+	}
+	check_ok(rc);
+}
+
+/* What is dead is let go by a thread of the library: wait for it. */
+static inline void check_pinned(struct hf_provider *p, uint64_t bytes)
+{
+	for (int i = 0; i < 10000 && check_stats(p).pinned_bytes != bytes; i++)
+		usleep(1000);
+	assert_int_equal(check_stats(p).pinned_bytes, bytes);
+}
+
+/* Writable, private, anonymous, filled, and fenced, so that the kernel merges it with nothing else. */
+static inline char *check_map(size_t len)
+{
+	size_t page = check_page();
+	char *p = mmap(NULL, len + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_int_equal(mprotect(p + page, len, PROT_READ | PROT_WRITE), 0);
+	madvise(p + page, len, MADV_NOHUGEPAGE); /* a huge page would be charged whole */
+	memset(p + page, 1, len);
+	return p + page;
+}
+
+static inline void check_unmap(char *p, size_t len)
+{
+	size_t page = check_page();
+
+	assert_int_equal(munmap(p - page, len + 2 * page), 0);
+}
+
+static inline uint64_t check_random(uint64_t *state)
+{
+	uint64_t x = *state += 0x9e3779b97f4a7c15ull;
+
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+	return x ^ (x >> 31);
+}
+
+/* What fn answers in a forked child, 0 to 127; 128 and the signal when it was killed. No assert in there. */
+static inline int check_child(int (*fn)(void *arg), void *arg)
+{
+	int status = -1;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (!pid) {
+		static const int caught[] = { SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGSYS };
+
+		/* cmocka's handlers would run the other tests in here. */
+		for (size_t i = 0; i < sizeof(caught) / sizeof(caught[0]); i++)
+			signal(caught[i], SIG_DFL);
+		_exit(fn(arg));
+	}
+	assert_true(pid > 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* For use in a child, where a failing assert would run the tests that follow: says where, and answers false. */
+static inline bool check_here(bool ok, const char *what, int line)
+{
+	if (!ok)
+		fprintf(stderr, "child: line %d: %s (\"%s\")\n", line, what, hf_error());
+	return ok;
+}
+#define CHILD_CHECK(x)                                   \
+	do {                                             \
+		if (!check_here((x), #x, __LINE__))      \
+			return 1;                        \
+	} while (0)
+
+#endif
