@@ -64,7 +64,7 @@ search() { # optimisation, pan's option, -D...
 	"${SPIN:-spin}" -a "$@" "$model" >out 2>&1 || return
 	# pan.c is Spin's: its warnings are no news. MEMLIM: MiB, two at once.
 	${CC:-gcc} -w "$optimisation" -DSAFETY -DMEMLIM=900 -o pan pan.c >>out 2>&1 || return
-	./pan -m10000 -w22 $option >>out 2>&1
+	./pan -m10000 -w22 ${option:+"$option"} >>out 2>&1
 }
 
 # A name that the model doesn't know would change nothing, and a proof would mean nothing.

@@ -51,13 +51,14 @@
  *
  * What is abstracted: one buffer of one page (BUF), and OTHER for all else that is armed, as arming
  * takes whole mappings. Memory is sequentially consistent. The mmap lock is exclusive; every
- * section under it that could be shared is one step here. Events are read in any order.
+ * section under it that could be shared is one step here. Events are read in any order. What changes, and why
+ * each mutation (NO_CHECK, NO_ODD, ...) must fail: README.md.
  */
 
 #define ENTRIES 4 /* registrations and placeholders */
 #define NONE    ENTRIES
 
-/* What the threads 0 to 2 of the program do before each hf_get. A configuration redefines these. */
+/* What a thread of the program does before each hf_get; then it puts. ROUNDS: how often. */
 #define NOBODY   0
 #define GETTER   1 /* nothing */
 #define UNMAPPER 2 /* munmap */
@@ -329,7 +330,7 @@ inline first(which, entry)
 	assert(entry < ENTRIES) /* there are enough: else the model would be cut short */
 }
 
-/* Wait for the last sections under the index lock to end; a signal may come in there (hazard 28). */
+/* The index lock, taken by a thread of the program: a signal may come just then (hazard 28). */
 inline lock_index(thread)
 {
 	atomic { !index_lock -> index_lock = true }

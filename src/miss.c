@@ -9,14 +9,14 @@
  *   secure: armed
  *                                            munmap, mmap  ....>  marks e changed
  *   nic.reg pins old or new pages
- *   settle: no change in flight, all told
- *   lock; e changed: start over
+ *   lock; e changed: let go, start over
  *        not changed: index, LIVE; unlock
  *                                            munmap        ....>  finds e in the index: kills it
  *
- * There is no gap: a change whose page tables were altered before the settle is told by then (it marks the
- * placeholder); one that is altered after it was pinned after nothing, and finds the entry published or
- * the placeholder still there, because both lists change under one lock.
+ * There is no gap, because both lists change under one lock: a change that is told finds the placeholder or
+ * the entry. One whose page tables have changed but which is not told yet may let an entry be published
+ * that is stale already; it is no hit, because every hit first asks whether a change is in flight (hit.c),
+ * and by the time none is, the entry is dead. The Spin model (model/) proves that no wait is needed here.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -212,13 +212,12 @@ enum outcome { PUBLISHED, SINGLE, CHANGED };
 
 static enum outcome finish(struct hf_cache *c, struct entry *e, bool watched)
 {
-	bool quiet = watched && switch_settle(c->sw) == 0;
 	struct entry *idle = NULL;
 	enum outcome out;
 
 	pthread_mutex_lock(&c->lock);
 	resolve(c, e);
-	if (!quiet) {
+	if (!watched) {
 		make_single(c, e);
 		out = SINGLE;
 	} else if (e->changed) {

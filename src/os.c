@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STACK_BYTES (256 * 1024)
+#define STACK_BYTES (1024 * 1024) /* of address space: only what is touched costs */
 
 #ifdef HF_FAULTS
 static _Atomic int64_t fault_left;

@@ -17,6 +17,9 @@
  *   zaps the page                                       range is quarantined: R is not yet
  *   returns                                             seen at 7 or later: not cached
  *   hf_get: seen = 7                                    next miss: all seen: cached again
+ *
+ * Outside of what can be proved: a process that shares the address space without being one of its
+ * threads (CLONE_VM without CLONE_THREAD, a vfork child before its exec) and calls madvise there.
  */
 #ifndef HF_THREAD_H
 #define HF_THREAD_H

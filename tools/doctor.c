@@ -223,8 +223,7 @@ static void print_memlock(void)
 	printf("%-*ssoft %s, hard %s; %s CAP_IPC_LOCK\n", LABEL, "memlock", limit_text(r.rlim_cur, soft),
 	       limit_text(r.rlim_max, hard), may_lock_any() ? "not applied: we have" : "applied: we lack");
 	if (!may_lock_any() && r.rlim_cur != RLIM_INFINITY)
-		printf("%-*sall that this user pins counts against it; raise it with `ulimit -l` or limits.conf\n",
-		       LABEL, "");
+		print_wrapped(LABEL, "all that this user pins counts against it; raise it with `ulimit -l` or in limits.conf");
 }
 
 static void print_machine(void)

@@ -280,7 +280,7 @@ static void print_summary(const struct torture *t, const struct counts *n)
 	       (unsigned long long)n->lookups, (unsigned long long)n->hits, (unsigned long long)n->stale_hits,
 	       (unsigned long long)n->wrong_bytes);
 	if (n->blind_stale_hits)
-		printf("; in blind spots: %llu stale hits, %llu wrong bytes", (unsigned long long)n->blind_stale_hits,
+		printf("\nin blind spots besides: %llu stale hits, %llu wrong bytes", (unsigned long long)n->blind_stale_hits,
 		       (unsigned long long)n->blind_wrong_bytes);
 	printf("\n%.1f s, %llu threads, proxy %s, mode %s, seed %llu\n", since(t->begin), (unsigned long long)threads,
 	       t->judge.proxy, mode, (unsigned long long)seed);
@@ -389,8 +389,8 @@ static int begin(struct torture *t)
 		return TOOL_OK;
 	hf_proxy_probe(0, &best);
 	judge_close(&t->judge);
-	return tool_fail(TOOL_CANNOT, "no proxy watches this machine's memory, so nothing is cached: %s; see "
-			 "`holdfast doctor`, or use --proxy manual", best.reason);
+	return tool_fail(TOOL_CANNOT, "nothing watches the memory here, so nothing is cached: %s; see `holdfast doctor`, or "
+			 "use --proxy manual", best.available ? best.reason : "proxy=none was asked for");
 }
 
 static int torture_all(struct torture *t)

@@ -12,13 +12,13 @@
 
 #include "changes.h"
 
-/* From good to bad: the worst of several rounds is a case's verdict. */
+/* The highest of several rounds is a case's verdict: what was cached once goes before what was not, then the faults. */
 enum verdict {
 	VERDICT_NONE,       /* not run */
 	VERDICT_CANNOT,     /* this machine can't run it */
+	VERDICT_NOT_CACHED, /* never cached (I6) */
 	VERDICT_KEPT,       /* the mapping was still good: a hit with the right bytes */
 	VERDICT_OK,         /* the change was seen: registered anew */
-	VERDICT_NOT_CACHED, /* never cached (I6) */
 	VERDICT_BLIND,      /* a stale hit where the proxy is known to be blind */
 	VERDICT_FAILED,     /* a call failed, leaked or hung */
 	VERDICT_STALE,      /* a stale hit or wrong bytes */

@@ -334,7 +334,7 @@ static void look_after(struct trial *t)
 		settle(t->o, VERDICT_OK, "afterwards refused: %s", hf_error());
 	else if (err)
 		call_failed(t, "hf_get afterwards");
-	else
+	else if (t->o->verdict != VERDICT_NOT_CACHED)
 		settle(t->o, t->o->n.hits > hits ? VERDICT_KEPT : VERDICT_OK, "%s", t->o->why);
 }
 

@@ -466,15 +466,24 @@ static void spin(size_t n)
 		__asm__ volatile("" ::: "memory");
 }
 
-/* Announced before and after: the other thread looks the range up in between. */
+static void get_and_put(struct worker *w)
+{
+	struct hf_region r;
+
+	if (get(w, pair_memory(w), w->a->race->pages * change_page(), &r))
+		put(w, &r);
+}
+
+/* Announced before and after: the other thread looks the range up in between. Then it looks for itself. */
 static void change_under_lookup(struct worker *w)
 {
-	if (!may_change(w))
-		return;
-	spin(below(w, 20000));
-	renew(w, pair_memory(w), w->a->race->pages);
-	tell(w, pair_memory(w), w->a->race->pages * change_page());
-	changed(w);
+	if (may_change(w)) {
+		spin(below(w, 20000));
+		renew(w, pair_memory(w), w->a->race->pages);
+		tell(w, pair_memory(w), w->a->race->pages * change_page());
+		changed(w);
+	}
+	get_and_put(w);
 }
 
 static void judge_pair(struct worker *w)
@@ -488,14 +497,11 @@ static void judge_pair(struct worker *w)
 
 static void work_publish(struct worker *w)
 {
-	size_t len = w->a->race->pages * change_page();
-	struct hf_region r;
 	int i;
 
 	while (pair_goes_on(w)) {
 		for (i = 0; is_first(w) && i < 4; i++)
-			if (get(w, pair_memory(w), len, &r))
-				put(w, &r);
+			get_and_put(w);
 		if (is_second(w))
 			change_under_lookup(w);
 		judge_pair(w);

@@ -145,7 +145,8 @@ int uring_why_mapping(int rc, uint64_t addr, uint64_t len)
 	case PRIVATE_FILE:
 		return hf_set_error(-EOPNOTSUPP,
 				    "io_uring can't pin the %s file mapping at 0x%llx: the kernel "
-				    "writes such pages back to the file; copy the data to anonymous memory or to a memfd",
+				    "writes such pages back to the file; copy the data to anonymous "
+				    "memory or to a memfd",
 				    rc == SHARED_FILE ? "shared" : "private", at);
 	default:
 		return rc; /* the sentence names the hole */

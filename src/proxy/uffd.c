@@ -147,6 +147,11 @@ static int open_fd(int *fd)
 
 /* ------------------------------------------------------------------ the event thread */
 
+/*
+ * REMOVE: quarantined before it is told, or a getter that begins between the two would cache the old page; and
+ * the quarantine's clock ticks after the read, or a call that the madvise's own thread made before it
+ * would count as proof that it is over. (The model's QUARANTINE_LATE and TICK_EARLY.)
+ */
 static void take_one(struct uffd *u, const struct uffd_msg *m)
 {
 	uint64_t start = m->arg.remove.start;

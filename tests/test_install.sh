@@ -1,0 +1,47 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# Install into an empty folder, then build and run an example as a user would: by pkg-config alone.
+#   test_install.sh BUILD-DIR SOURCE-DIR
+set -eu
+build=$1 source=$2
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# A sanitized library needs a sanitized program: nothing to learn here.
+if grep -q 'sanitize' "$build/meson-info/intro-buildoptions.json" &&
+   nm -D "$build"/src/libholdfast.so.0 | grep -q '__[atu][sb]*an_'; then
+	exit 77
+fi
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+DESTDIR=$dir meson install -C "$build" --no-rebuild >"$dir/log" 2>&1 || { cat "$dir/log"; fail "install"; }
+
+pc=$(find "$dir" -name holdfast.pc)
+[ -n "$pc" ] || fail "no holdfast.pc"
+export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$dir"
+lib=$(dirname "$(find "$dir" -name libholdfast.so.0)")
+# shellcheck disable=SC2046
+${CC:-cc} -std=gnu17 -D_GNU_SOURCE -Wall -Werror -o "$dir/example" "$source/examples/own_backend.c" \
+	$(pkg-config --cflags --libs holdfast) || fail "the example doesn't build against the installed library"
+LD_LIBRARY_PATH=$lib "$dir/example" >/dev/null || fail "the example fails"
+LD_LIBRARY_PATH=$lib "$(find "$dir" -path '*bin/holdfast')" version | grep -q . || fail "holdfast version"
+
+# The public names, versioned, and no others.
+nm -D --defined-only "$lib/libholdfast.so.0" | awk '$2 != "A" { print $3 }' >"$dir/names"
+grep -q '^hf_get@@HOLDFAST_0.1$' "$dir/names" || fail "hf_get has no version"
+! grep -v '^hf_' "$dir/names" || fail "names that aren't hf_ are exported"
+for header in "$source"/include/holdfast/holdfast.h "$source"/include/holdfast/backend.h \
+	"$source"/include/holdfast/sim.h; do
+	grep -o '\bhf_[a-z_]*(' "$header" | tr -d '(' | sort -u
+done | sort -u >"$dir/declared"
+for name in $(sed 's/@.*//' "$dir/names"); do
+	grep -qx "$name" "$dir/declared" || fail "$name is exported and in no header"
+done
+[ -n "$(find "$dir" -name 'holdfast.1*')" ] || fail "no man page"
+
+# Headers stand alone, in C and (but for the C-only simulator) in C++.
+for h in holdfast backend sim; do
+	echo "#include <holdfast/$h.h>" | ${CC:-cc} -std=gnu17 -Wall -Werror -fsyntax-only -xc - \
+		-I"$source/include" || fail "$h.h doesn't stand alone"
+done
+echo "installed, built against, run: $(wc -l <"$dir/names") names"
