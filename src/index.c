@@ -192,6 +192,32 @@ unsigned index_find_inside(const struct index *ix, uint64_t start, uint64_t end,
 	return s.n;
 }
 
+struct visit {
+	uint64_t start, end;
+	void (*each)(struct node *n, void *arg);
+	void *arg;
+};
+
+static void visit(struct node *t, const struct visit *v)
+{
+	if (!t || max_end(t) <= v->start)
+		return;
+	visit(get(&t->left), v);
+	if (node_start(t) >= v->end)
+		return;
+	if (node_end(t) > v->start)
+		v->each(t, v->arg);
+	visit(get(&t->right), v);
+}
+
+void index_each_touching(const struct index *ix, uint64_t start, uint64_t end,
+			 void (*each)(struct node *n, void *arg), void *arg)
+{
+	struct visit v = { start, end, each, arg };
+
+	visit(get(&ix->root), &v);
+}
+
 static int64_t count_valid(const struct node *t, const struct node **last)
 {
 	const struct node *kids[2];

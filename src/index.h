@@ -62,6 +62,10 @@ unsigned index_find_touching(const struct index *ix, uint64_t start, uint64_t en
 unsigned index_find_inside(const struct index *ix, uint64_t start, uint64_t end, struct node **out,
 			   unsigned max);
 
+/* Writer: every node that intersects [start, end), in address order. `each` leaves the index as it is. */
+void index_each_touching(const struct index *ix, uint64_t start, uint64_t end,
+			 void (*each)(struct node *n, void *arg), void *arg);
+
 /* Order, heap and max_end hold everywhere; how many nodes. For tests and debug builds: -1 when not. */
 int64_t index_is_valid(const struct index *ix);
 

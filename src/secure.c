@@ -35,10 +35,12 @@ void secured_destroy(struct secured_list *l)
 	pthread_mutex_destroy(&l->lock);
 }
 
-static void tell(struct secured *s, uint64_t start, uint64_t end)
+static void tell(struct node *n, void *change)
 {
-	uint64_t from = start > node_start(&s->node) ? start : node_start(&s->node);
-	uint64_t to = end < node_end(&s->node) ? end : node_end(&s->node);
+	const struct range *r = change;
+	uint64_t from = r->start > node_start(n) ? r->start : node_start(n);
+	uint64_t to = r->end < node_end(n) ? r->end : node_end(n);
+	struct secured *s = secured_of(n);
 
 	s->changed = true;
 	if (s->fn)
@@ -49,22 +51,13 @@ static void tell(struct secured *s, uint64_t start, uint64_t end)
 int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try)
 {
 	struct secured_list *l = &sw->secured;
-	struct node *found[32];
-	uint64_t from = start;
-	unsigned n;
+	struct range change = { start, end };
 
 	if (!try)
 		pthread_mutex_lock(&l->lock);
 	else if (pthread_mutex_trylock(&l->lock) != 0)
 		return -EAGAIN;
-	do {
-		n = index_find_touching(&l->index, from, end, found, 32);
-		for (unsigned i = 0; i < n; i++)
-			tell(secured_of(found[i]), start, end);
-		/* More: go on behind the last one's start; those met again are told again. */
-		if (n == 32)
-			from = node_start(found[31]) + 1;
-	} while (n == 32 && from < end);
+	index_each_touching(&l->index, start, end, tell, &change);
 	pthread_mutex_unlock(&l->lock);
 	return 0;
 }

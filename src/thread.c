@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "os.h"
@@ -190,26 +191,65 @@ static enum proof asleep_elsewhere(int tid, const struct question *q)
 	return addr >= q->end || addr + len <= q->start ? OVER_HERE : NOT_PROVED;
 }
 
-static enum proof prove_one(int tid, const struct question *q)
+/*
+ * A thread that runs and never sleeps. Its user time is counted when a clock tick, or with full dynamic ticks
+ * the switch itself, finds it in user mode: once it has grown since we first looked, the thread has been
+ * out of the kernel since. So each look either proves what the last one began, or waits on.
+ */
+#define LOOKS 256
+
+static struct look {
+	int tid;
+	uint64_t stamp;  /* thread_clock when user_ns was read, or earlier */
+	uint64_t proved; /* out of the kernel since the clock showed this */
+	int64_t user_ns;
+} looks[LOOKS]; /* prove_lock */
+
+/* The user time of one thread: see clock_getcpuclockid(3) for how the numbers are made. */
+static int64_t user_time(int tid)
 {
-	if (tid == q->self || tid == q->except || seen_in_library(tid, q->stamp))
-		return ALL_OVER;
-	return asleep_elsewhere(tid, q);
+	clockid_t id = (clockid_t)(~(unsigned)tid << 3 | 4 /* of a thread */ | 1 /* user time */);
+	struct timespec ts;
+
+	return clock_gettime(id, &ts) < 0 ? -1 : ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
-/* The least that is proved of any thread, and how many there were. Entries are as getdents64(2) gives them;
- * struct dirent64 has the same layout. */
-static enum proof scan_tasks(int fd, const struct question *q, unsigned long *count)
+static bool ran_in_user_mode(int tid, uint64_t stamp)
 {
-	_Alignas(struct dirent64) char entries[16384];
-	long n = syscall(SYS_getdents64, fd, entries, sizeof(entries));
+	struct look *l = &looks[tid % LOOKS];
+	uint64_t clock = atomic_load(&thread_clock);
+	int64_t now = user_time(tid);
+
+	if (now < 0)
+		return false;
+	if (l->tid != tid || now < l->user_ns)
+		*l = (struct look){ .tid = tid, .stamp = clock, .user_ns = now };
+	else if (now > l->user_ns)
+		*l = (struct look){ .tid = tid, .stamp = clock, .user_ns = now, .proved = l->stamp };
+	return l->proved >= stamp;
+}
+
+static enum proof prove_one(int tid, const struct question *q)
+{
+	enum proof proof;
+
+	if (tid == q->self || tid == q->except || seen_in_library(tid, q->stamp))
+		return ALL_OVER;
+	proof = asleep_elsewhere(tid, q);
+	return proof == NOT_PROVED && ran_in_user_mode(tid, q->stamp) ? ALL_OVER : proof;
+}
+
+/*
+ * The least that is proved of any thread, and how many there were. All are looked at, even if one is not
+ * proved: a look is a beginning. Entries are as getdents64(2) gives them; struct dirent64 has the same layout.
+ */
+static enum proof scan_entries(const char *entries, long n, const struct question *q,
+			       unsigned long *count)
+{
 	enum proof least = ALL_OVER;
 
-	/* More threads than one read holds: a second one could skip some. */
-	if (n <= 0 || n > (long)sizeof(entries) - 512)
-		return NOT_PROVED;
-	for (long at = 0; at < n && least != NOT_PROVED;) {
-		struct dirent64 *d = (struct dirent64 *)(void *)(entries + at);
+	for (long at = 0; at < n;) {
+		const struct dirent64 *d = (const void *)(entries + at);
 		int tid = atoi(d->d_name);
 		enum proof one = tid > 0 ? prove_one(tid, q) : ALL_OVER;
 
@@ -221,22 +261,51 @@ static enum proof scan_tasks(int fd, const struct question *q, unsigned long *co
 	return least;
 }
 
+#define LISTING (1u << 20) /* bytes: 32 000 threads */
+
+/* One read must hold all: a second one could skip threads while others end. */
+static enum proof scan_tasks(int fd, const struct question *q, unsigned long *count)
+{
+	static char *entries; /* prove_lock */
+	long n;
+
+	if (!entries)
+		entries = os_pool_map(LISTING);
+	if (!entries)
+		return NOT_PROVED;
+	n = syscall(SYS_getdents64, fd, entries, LISTING);
+	return n > 0 && n < LISTING - 512 ? scan_entries(entries, n, q, count) : NOT_PROVED;
+}
+
 /* The listing may leave threads out while others end: compare with the count that the directory claims. */
+static enum proof prove_all(int fd, const struct question *q)
+{
+	struct stat before, after;
+	unsigned long count = 2; /* "." and ".." */
+	enum proof proof;
+
+	if (fstat(fd, &before) < 0)
+		return NOT_PROVED;
+	proof = scan_tasks(fd, q, &count);
+	return fstat(fd, &after) == 0 && before.st_nlink == after.st_nlink && count == after.st_nlink ?
+		       proof : NOT_PROVED;
+}
+
 enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except)
 {
+	static pthread_mutex_t prove_lock = PTHREAD_MUTEX_INITIALIZER;
 	struct question q = { stamp, start, end, (int)syscall(SYS_gettid), except };
-	struct stat before, after;
 	enum proof proof = NOT_PROVED;
-	unsigned long count = 2; /* "." and ".." */
-	int fd = os_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
+	int fd;
 
-	if (fd < 0)
+	/* Somebody is at it: this time round the cache. */
+	if (pthread_mutex_trylock(&prove_lock) != 0)
 		return NOT_PROVED;
-	if (fstat(fd, &before) == 0)
-		proof = scan_tasks(fd, &q, &count);
-	if (proof != NOT_PROVED && (fstat(fd, &after) < 0 || before.st_nlink != after.st_nlink ||
-				    count != after.st_nlink))
-		proof = NOT_PROVED;
-	close(fd);
+	fd = os_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
+	if (fd >= 0) {
+		proof = prove_all(fd, &q);
+		close(fd);
+	}
+	pthread_mutex_unlock(&prove_lock);
 	return proof;
 }

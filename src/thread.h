@@ -6,7 +6,7 @@
  * returned. A registration made in between would be stale. So the range stays uncached until every
  * thread of the process has been seen outside of that madvise: by a call of its own into the library
  * (each leaves the clock's value in its record), or asleep in some other system call, be it an madvise
- * of other memory.
+ * of other memory, or in user mode, by its user time having grown.
  *
  *   thread R: madvise           event thread            thread G: hf_get
  *   ------------------          -----------------       -----------------------

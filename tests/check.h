@@ -26,15 +26,18 @@
 #define GIB (1024 * MIB)
 #define TIB (1024 * GIB)
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CHECK_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define CHECK_SANITIZED 1
+#ifndef __has_feature /* gcc 12 */
+#define __has_feature(x) 0
 #endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+#define CHECK_TSAN 1
+#else
+#define CHECK_TSAN 0
 #endif
-#ifndef CHECK_SANITIZED
-#define CHECK_SANITIZED 0
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define CHECK_ASAN 1
+#else
+#define CHECK_ASAN 0
 #endif
 
 static inline size_t check_page(void)

@@ -6,46 +6,26 @@
  *
  * What the proxy `uffd` has to make of each change is the table below; every row of tools/changes.c must be in it.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "check.h"
 
-#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <holdfast/backend.h>
-#include <holdfast/holdfast.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "changes.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
+#define SANITIZED (CHECK_ASAN || CHECK_TSAN)
 #define TEST_SECONDS 60
 #define TRIES 5000 /* 1 ms apart: until a range that was being changed is cached again */
 #define LIMIT "max_bytes=4M" /* with room below RLIMIT_MEMLOCK = 8 MiB for huge pages, charged whole */
@@ -141,16 +121,10 @@ static struct hf_switch *sw;
 static struct hf_provider *provider;
 static uint64_t serial; /* makes every stamp unique */
 
-static void must(int rc, const char *call)
-{
-	if (rc < 0)
-		fail_msg("%s: %s: %s", call, strerror(-rc), hf_error());
-}
-
 static void open_on(const char *switch_options, const struct hf_nic_ops *ops, const char *options)
 {
-	must(hf_switch_open(switch_options, &sw), "hf_switch_open");
-	must(hf_provider_open_nic(sw, ops, NULL, options, &provider), "hf_provider_open_nic");
+	check_ok(hf_switch_open(switch_options, &sw));
+	check_ok(hf_provider_open_nic(sw, ops, NULL, options, &provider));
 }
 
 static int close_both(void **state)
@@ -181,19 +155,15 @@ static unsigned char *map_at(void *at, size_t len, int flags)
 /* A mapping of its own: what lies around can't be merged with it. */
 static unsigned char *map_alone(size_t pages)
 {
-	size_t page = change_page();
-	unsigned char *p = mmap(NULL, (pages + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	assert_ptr_not_equal(p, MAP_FAILED);
-	return map_at(p + page, pages * page, MAP_FIXED);
+	return (unsigned char *)check_map(pages * change_page());
 }
 
 static void unmap_alone(unsigned char *p, size_t pages)
 {
-	assert_int_equal(munmap(p - change_page(), (pages + 2) * change_page()), 0);
+	check_unmap((char *)p, pages * change_page());
 }
 
-/* Its last try for those that are charged for what a process before this one had pinned. */
+/* What a process before this one had pinned may still be charged to the user: not at once uncharged. */
 static int get_raw(const void *addr, size_t len, unsigned access, struct hf_region *r)
 {
 	int rc = hf_get(provider, addr, len, access, r);
@@ -209,13 +179,13 @@ static struct hf_region get(const void *addr, size_t len, unsigned access)
 {
 	struct hf_region r;
 
-	must(get_raw(addr, len, access, &r), "hf_get");
+	check_ok(get_raw(addr, len, access, &r));
 	return r;
 }
 
 static void put(struct hf_region *r)
 {
-	must(hf_put(provider, r), "hf_put");
+	check_ok(hf_put(provider, r));
 }
 
 /* Until it stays: a lookup goes round a change that is under way. */
@@ -243,8 +213,10 @@ static void cache(const void *addr, size_t len)
 static void stamp(unsigned char *p, size_t len, size_t at)
 {
 	for (; at < len; at += change_page()) {
-		uint64_t words[2] = { ++serial, ~serial * 0x9e3779b97f4a7c15u };
+		uint64_t words[2];
 
+		words[0] = ++serial;
+		words[1] = ~serial * 0x9e3779b97f4a7c15u;
 		memcpy(p + at, words, sizeof(words));
 	}
 }
@@ -258,11 +230,11 @@ static unsigned wrong_pages(const struct hf_region *r, unsigned char *p, size_t 
 	for (; at < len; at += change_page()) {
 		bool bad;
 
-		must(hf_peek(r, p + at, nic, sizeof(nic)), "hf_peek");
+		check_ok(hf_peek(r, p + at, nic, sizeof(nic)));
 		bad = memcmp(nic, p + at, sizeof(nic)) != 0;
 		if (r->access & HF_WRITE) {
 			memset(nic, (int)(0x80 | (++serial & 0x7f)), sizeof(nic));
-			must(hf_poke(r, p + at, nic, sizeof(nic)), "hf_poke");
+			check_ok(hf_poke(r, p + at, nic, sizeof(nic)));
 			bad = bad || memcmp(nic, p + at, sizeof(nic)) != 0;
 		}
 		wrong += bad;
@@ -287,22 +259,14 @@ static unsigned check(unsigned char *p, size_t len)
 	return r.flags;
 }
 
-static struct hf_stats stats(void)
-{
-	struct hf_stats s;
-
-	must(hf_provider_stats(provider, &s, sizeof(s)), "hf_provider_stats");
-	return s;
-}
-
 static void assert_drained(void)
 {
-	struct hf_stats s = stats();
+	struct hf_stats s = check_stats(provider);
 
 	for (int i = 0; i < TRIES && (s.pinned_bytes || s.entries || s.dead_held); i++) {
 		hf_flush(provider);
 		usleep(1000);
-		s = stats();
+		s = check_stats(provider);
 	}
 	assert_int_equal(s.pinned_bytes, 0);
 	assert_int_equal(s.entries, 0);
@@ -386,7 +350,7 @@ static void look_uncached(const struct row *row)
 
 		if (rc == -EOPNOTSUPP)
 			continue;
-		must(rc, "hf_get");
+		check_ok(rc);
 		assert_int_equal(r.flags, 0);
 		if (!(row->change->flags & CHANGE_UNTOUCHED))
 			assert_int_equal(wrong_on_ground(&r), 0);
@@ -421,7 +385,7 @@ static void look_after(const struct row *row)
 	rc = get_raw(ground.addr, ground.len, row_access(row), &r);
 	if (rc == -EOPNOTSUPP && row->expect == UNCACHED)
 		return;
-	must(rc, "hf_get afterwards");
+	check_ok(rc);
 	assert_int_equal(!!(r.flags & HF_REGION_HIT), hit);
 	assert_int_equal(wrong_on_ground(&r) == 0, right);
 	put(&r);
@@ -624,16 +588,16 @@ static void test_mremap_of_a_part_cached(void **state)
 
 static void test_realloc_of_a_part_cached(void **state)
 {
-	enum { MIB = 1 << 20, LARGE = 40 * MIB }; /* over malloc's mmap threshold */
+	const size_t large = 40 * MIB; /* over malloc's mmap threshold */
 	size_t page = change_page();
-	unsigned char *p = malloc(LARGE);
+	unsigned char *p = malloc(large);
 	unsigned char *in = (unsigned char *)(((uintptr_t)p + MIB) & ~(page - 1));
 	ptrdiff_t at = in - p;
 
 	assert_non_null(p);
 	stamp(in, SOME * page, 0);
 	cache(in, SOME * page);
-	for (size_t size = 2ul * LARGE; size >= LARGE / 4; size = size > LARGE ? LARGE / 2 : size / 2) {
+	for (size_t size = 2 * large; size >= large / 4; size /= 2) {
 		uint64_t first = serial - SOME + 1;
 
 		p = realloc(p, size);
@@ -813,7 +777,7 @@ static void test_100000_buffers_add_no_mappings(void **state)
 		assert_int_equal(r.flags, HF_REGION_CACHED);
 		put(&r);
 	}
-	assert_int_equal(stats().entries, n);
+	assert_int_equal(check_stats(provider).entries, n);
 	assert_in_range(count_maps(p, p + n * stride), 1, before);
 	assert_in_range(count_all_maps(), 0, all + OWN_MAPS);
 	for (unsigned i = 0; i < n; i++) {
@@ -832,9 +796,8 @@ static void test_100000_buffers_add_no_mappings(void **state)
 	}
 	assert_in_range(count_all_maps(), 0, all + 8);
 	assert_int_equal(munmap(p, n * stride), 0);
-	for (int i = 0; i < TRIES && hf_sync(provider) == -EAGAIN; i++)
-		usleep(1000); /* so many are dropped that it takes a while */
-	assert_int_equal(stats().entries, 0);
+	check_quiet(provider);
+	assert_int_equal(check_stats(provider).entries, 0);
 	assert_int_equal(close_both(state), 0);
 }
 
@@ -919,7 +882,7 @@ static void test_own_userfaultfd_first(void **state)
 	size_t page = change_page();
 	struct own_uffd u = { .len = 4 * page, .p = map_alone(4) };
 
-	memset(u.p, 1, 2 * page);
+	assert_int_equal(madvise(u.p + 2 * page, 2 * page, MADV_DONTNEED), 0); /* two are missing */
 	own_uffd_start(&u);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(check(u.p, 2 * page), 0); /* not cached */

@@ -49,7 +49,7 @@ enum { PROT_RW = PROT_READ | PROT_WRITE, MAP_ANON_PRIVATE = MAP_PRIVATE | MAP_AN
 
 size_t change_page(void)
 {
-	static size_t page;
+	static _Atomic size_t page;
 
 	if (!page)
 		page = (size_t)sysconf(_SC_PAGESIZE);

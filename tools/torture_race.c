@@ -495,6 +495,28 @@ static void judge_pair(struct worker *w)
 	look_at(w, pair_memory(w), w->a->race->pages);
 }
 
+/*
+ * The kernel tells of an madvise before it takes the pages, and nothing tells when it has: what the other thread
+ * registers between the two would be stale once the purge has returned. A few in a hundred thousand.
+ */
+static void work_purge(struct worker *w)
+{
+	unsigned char *mem = pair_memory(w);
+	size_t len = w->a->race->pages * change_page();
+
+	while (!stopped(w)) {
+		if (!is_first(w)) {
+			get_and_put(w);
+			continue;
+		}
+		tell(w, mem, len);
+		madvise(mem, len, MADV_DONTNEED);
+		tell(w, mem, len);
+		stamp_pages(w, mem, w->a->race->pages);
+		look_at(w, mem, w->a->race->pages);
+	}
+}
+
 static void work_publish(struct worker *w)
 {
 	int i;
@@ -756,6 +778,8 @@ const struct race races[] = {
 	  "threads move, grow and shrink mappings, also onto cached ones" },
 	{ "malloc-churn", 16, 5, 0, NULL, work_malloc, NULL,
 	  "malloc, realloc and free of 64 KiB to 1 MiB in all threads" },
+	{ "race-purge", 17, 4, 1, NULL, work_purge, NULL,
+	  "a range is purged with MADV_DONTNEED while another thread registers it" },
 	{ "race-publish", 17, 4, 4, NULL, work_publish, NULL,
 	  "a range changes while another thread registers it" },
 	{ "race-partial-unmap-in-use", 18, 4, 0, NULL, work_partial, NULL,

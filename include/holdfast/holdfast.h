@@ -195,7 +195,8 @@ int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsign
  */
 int hf_put(struct hf_provider *p, struct hf_region *r);
 
-/* The local key for one address inside the region: a region over 1 GiB spans several uring buffers. */
+/* The local key for one address inside the region: a region over 1 GiB spans several uring buffers.
+ * UINT64_MAX outside of it, or when it is not held. */
 uint64_t hf_region_lkey(const struct hf_region *r, const void *addr);
 
 /*
@@ -234,6 +235,11 @@ int hf_provider_stats(struct hf_provider *p, struct hf_stats *out, size_t size);
  * Messages over a connected stream socket (unix or TCP), payload straight from and to registered
  * memory. The NIC must have a data path (`uring` has). The descriptor stays the caller's, must be
  * blocking or not as the caller likes, and must outlive the connection; nothing else may read or write it.
+ * On TCP, hf_conn_open() sets TCP_NODELAY.
+ * hf_conn_open: 0, or -EBADF, -ENOTSOCK, -EINVAL (no stream), -ENOTCONN, -EOPNOTSUPP (the NIC has no data
+ * path, or is on a ring of yours), -EMFILE, -ENOMEM. hf_conn_close: 0, -EINVAL; NULL is 0.
+ * Different connections may be used by different threads, and one thread may send on a connection while
+ * another receives on it; two senders, or two receivers, on one connection take turns.
  */
 int hf_conn_open(struct hf_provider *p, int fd, struct hf_conn **out);
 int hf_conn_close(struct hf_conn *c);
@@ -254,7 +260,8 @@ int hf_recv(struct hf_conn *c, const struct hf_region *r, void *addr, size_t len
 
 /*
  * Copy through the registration, as the NIC sees the memory: the pages that were pinned, whatever is
- * mapped there now. For checks and for tools; not fast. -EOPNOTSUPP where the NIC can't.
+ * mapped there now. For checks and for tools; not fast. 0, -EINVAL (outside the region, not held),
+ * -EACCES (hf_poke: the region has no HF_WRITE), -EOPNOTSUPP where the NIC can't.
  */
 int hf_peek(const struct hf_region *r, const void *addr, void *dst, size_t len);
 int hf_poke(const struct hf_region *r, void *addr, const void *src, size_t len);

@@ -36,10 +36,13 @@ void quarantine_add(struct quarantine *q, uint64_t start, uint64_t end)
 	for (int i = 0; i < QUARANTINE_SLOTS - 1; i++) {
 		if (!atomic_load(&q->slot[i].stamp)) {
 			write_slot(&q->slot[i], start, end, stamp);
+			if (atomic_load(&q->used) <= i)
+				atomic_store(&q->used, i + 1);
 			return;
 		}
 	}
 	write_slot(last, 0, UINT64_MAX, stamp);
+	atomic_store(&q->used, QUARANTINE_SLOTS);
 }
 
 static enum proof prove(struct quarantine *q, uint64_t stamp, uint64_t start, uint64_t end, int except)
@@ -60,7 +63,7 @@ static enum proof prove(struct quarantine *q, uint64_t stamp, uint64_t start, ui
 /* All that is as old as `stamp` is over, too. */
 static void clear_until(struct quarantine *q, uint64_t stamp)
 {
-	for (int i = 0; i < QUARANTINE_SLOTS; i++) {
+	for (int i = 0; i < atomic_load(&q->used); i++) {
 		uint64_t s = atomic_load(&q->slot[i].stamp);
 
 		if (s && s <= stamp)
@@ -73,7 +76,7 @@ static uint64_t touching(struct quarantine *q, uint64_t start, uint64_t end)
 {
 	uint64_t youngest = 0;
 
-	for (int i = 0; i < QUARANTINE_SLOTS; i++) {
+	for (int i = 0; i < atomic_load(&q->used); i++) {
 		struct quarantined *s = &q->slot[i];
 		uint64_t stamp = atomic_load(&s->stamp);
 

@@ -13,13 +13,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define QUARANTINE_SLOTS 32
+#define QUARANTINE_SLOTS 256
 
 struct quarantine {
 	struct quarantined {
 		_Atomic uint64_t stamp; /* 0: free */
 		_Atomic uint64_t start, end;
 	} slot[QUARANTINE_SLOTS];
+	_Atomic int used;           /* slots from here on were never filled */
 	_Atomic uint64_t next_try;  /* CLOCK_MONOTONIC ns: not to read /proc all the time in vain */
 	_Atomic uint64_t backoff;
 };
