@@ -91,6 +91,7 @@ struct hf_cache {
 	uint64_t live;
 	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */
 
+	_Atomic uint64_t gone;   /* counts those that the NIC has let go */
 	_Atomic uint64_t pinned; /* bytes registered with the NIC, or about to be */
 	_Atomic bool over;       /* more is kept than the limits allow: idle ones go at their put */
 

@@ -68,8 +68,12 @@ static struct entry *pending_cover(struct hf_cache *c, uint64_t start, uint64_t 
 	return e;
 }
 
+/* How a miss may go about it. */
+#define MAY_WAIT   1u /* for another thread's registration */
+#define MAY_EXCEED 2u /* the limits, if the options allow it: all that could go has gone */
+
 /* lock held: limits. Idle ones go; what is held may exceed, unless the options say no. */
-static int make_room(struct hf_cache *c, uint64_t bytes, struct entry **victims)
+static int make_room(struct hf_cache *c, uint64_t bytes, unsigned may, struct entry **victims)
 {
 	const struct options *o = &c->options;
 	uint64_t freed;
@@ -79,9 +83,9 @@ static int make_room(struct hf_cache *c, uint64_t bytes, struct entry **victims)
 				    (unsigned long long)bytes, (unsigned long long)o->max_bytes);
 	freed = cache_evict(c, bytes, 1, 0, victims);
 	if (!cache_fits(c, freed, bytes, 1)) {
-		if (o->hard)
+		if (o->hard || !(may & MAY_EXCEED))
 			return hf_set_error(-ENOMEM, "asked for %llu bytes; %llu in %llu registrations are "
-					    "held; the hard limits are max_bytes=%llu, max_count=%llu",
+					    "held; the limits are max_bytes=%llu, max_count=%llu",
 					    (unsigned long long)bytes,
 					    (unsigned long long)(atomic_load(&c->pinned) - freed),
 					    (unsigned long long)c->live,
@@ -100,22 +104,44 @@ static void break_copy_on_write(struct hf_cache *c, struct entry *e)
 		madvise((void *)(uintptr_t)entry_start(e), entry_bytes(e), MADV_POPULATE_WRITE);
 }
 
-/* No lock held. When the NIC is full: what is dead goes, then idle ones, an eighth at a time. */
+/*
+ * Has something gone since the count was `gone`, or can it go now? Dead ones first, then, if `idle`, an eighth of
+ * the idle ones. The reaper may have been at it: reclaiming waits for it, and the count tells.
+ */
+static bool made_room(struct hf_cache *c, uint64_t gone, bool idle)
+{
+	return cache_reclaim(c, RECLAIM_DEAD) || (idle && cache_reclaim(c, RECLAIM_SOME)) ||
+	       atomic_load(&c->gone) != gone;
+}
+
+static int check_rights(const struct entry *e)
+{
+	return hf_range_check(entry_start(e), entry_end(e), e->access);
+}
+
+/*
+ * No lock held. While the NIC is full and something goes, it is asked again. A NIC that pins finds out by itself
+ * what isn't there; then, and only then, the mapping is looked at, for the better answer.
+ */
 static int nic_register(struct hf_cache *c, struct entry *e)
 {
+	bool pins = c->ops->flags & HF_NIC_PINS_FOR_WRITE;
 	struct hf_nic_reg reg = { 0 };
-	int rc;
+	int rc = pins || e->watched ? 0 : check_rights(e);
 
+	if (rc)
+		return rc;
 	break_copy_on_write(c, e);
 	for (int i = 0; i < NIC_TRIES; i++) {
+		uint64_t gone = atomic_load(&c->gone);
+
 		rc = c->ops->reg(c->nic, entry_start(e), entry_bytes(e), e->access, &reg);
-		if (rc != -ENOMEM ||
-		    !(cache_reclaim(c, RECLAIM_DEAD) || cache_reclaim(c, RECLAIM_SOME)))
+		if (rc != -ENOMEM || !made_room(c, gone, true))
 			break;
 	}
 	if (rc) {
 		atomic_fetch_add(&c->failures, 1);
-		return rc;
+		return pins && rc != -ENOMEM && check_rights(e) == -EACCES ? -EACCES : rc;
 	}
 	e->lkey = reg.lkey;
 	e->rkey = reg.rkey;
@@ -189,10 +215,6 @@ static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
 		if (*watch < 0)
 			return *watch;
 		e->watched = *watch == HF_WATCHED;
-	} else if (!(c->ops->flags & HF_NIC_PINS_FOR_WRITE)) {
-		rc = hf_range_check(entry_start(e), entry_end(e), e->access);
-		if (rc)
-			return rc;
 	}
 	rc = nic_register(c, e);
 	if (rc)
@@ -247,10 +269,10 @@ static void give_up(struct hf_cache *c, struct entry *e)
  * lock held; it is dropped when the answer is not 0. A placeholder with room made for it: 0 and *out.
  * 1: another thread's registration will do, and was waited for: look again. -errno.
  */
-static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, bool may_wait,
+static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, unsigned may,
 		 struct entry **out, struct entry **victims)
 {
-	struct entry *e = may_wait ? pending_cover(c, start, end, access) : NULL;
+	struct entry *e = may & MAY_WAIT ? pending_cover(c, start, end, access) : NULL;
 	uint32_t seen = atomic_load(&c->pending_done);
 	int rc;
 
@@ -259,7 +281,7 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 		os_wait(&c->pending_done, seen);
 		return 1;
 	}
-	rc = make_room(c, end - start, victims);
+	rc = make_room(c, end - start, may, victims);
 	e = rc ? NULL : new_entry(c);
 	if (!e) {
 		pthread_mutex_unlock(&c->lock);
@@ -305,7 +327,7 @@ static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsi
 	int rc;
 
 	pthread_mutex_lock(&c->lock);
-	rc = begin(c, start, end, access, false, &e, &victims);
+	rc = begin(c, start, end, access, MAY_EXCEED, &e, &victims);
 	if (rc)
 		return rc;
 	pthread_mutex_unlock(&c->lock);
@@ -320,32 +342,48 @@ static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsi
 	return 0;
 }
 
+/* With an entry to be had: to make one drops the lock, and two that miss on one range must see each other. */
+static void lock_with_room(struct hf_cache *c)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (!rc && pool_empty(&c->pool)) {
+		pthread_mutex_unlock(&c->lock);
+		rc = pool_reserve(&c->pool, &c->lock);
+		pthread_mutex_lock(&c->lock);
+	}
+}
+
 int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, struct entry **out,
 	       bool *hit)
 {
-	bool may_wait = true;
+	unsigned may = c->caching ? MAY_WAIT : 0;
 
 	for (int i = 0; i < TRIES; i++) {
 		struct entry *victims = NULL;
+		uint64_t gone = atomic_load(&c->gone);
 		int rc;
 
 		if (c->caching && switch_settle(c->sw) < 0)
 			break;
-		pthread_mutex_lock(&c->lock);
+		lock_with_room(c);
 		*out = c->caching ? cache_find(c, start, end, access) : NULL;
 		if (*out) {
 			pthread_mutex_unlock(&c->lock);
 			*hit = true;
 			return 0;
 		}
-		rc = begin(c, start, end, access, may_wait && c->caching, out, &victims);
-		/* The hard limit counts what is dead and not yet let go. */
-		if (rc == -ENOMEM && cache_reclaim(c, RECLAIM_DEAD))
+		rc = begin(c, start, end, access, may, out, &victims);
+		if (rc == -ENOMEM && (made_room(c, gone, false) || !(may & MAY_EXCEED))) {
+			/* What is dead and not let go yet counts, too (I5): the second time it has gone. */
+			may |= MAY_EXCEED;
 			continue;
+		}
 		if (rc < 0)
 			return rc;
 		if (rc > 0) {
-			may_wait = false;
+			may &= ~MAY_WAIT;
 			continue;
 		}
 		pthread_mutex_unlock(&c->lock);

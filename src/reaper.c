@@ -32,6 +32,7 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 	if (e->watched)
 		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), e->watch_id);
 	atomic_fetch_sub(&c->pinned, entry_bytes(e));
+	atomic_fetch_add(&c->gone, 1);
 	return true;
 }
 

@@ -19,6 +19,7 @@
 
 #include "cache.h"
 #include "provider.h"
+#include "proxy/quarantine.h"
 #include "thread.h"
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -74,7 +75,7 @@ static int close_both(void **state)
 }
 
 /* All is let go, and every registration is accounted for. */
-static void assert_accounts(uint64_t lookups)
+static void assert_books(uint64_t lookups, bool nic_never_failed)
 {
 	struct hf_stats s;
 
@@ -86,10 +87,16 @@ static void assert_accounts(uint64_t lookups)
 	s = check_stats(provider);
 	assert_int_equal(s.entries, 0);
 	assert_int_equal(s.dead_held, 0);
-	assert_int_equal(s.failures, 0);
+	if (nic_never_failed)
+		assert_int_equal(s.failures, 0);
 	assert_int_equal(s.hits + s.misses + s.uncached, lookups);
 	assert_int_equal(s.invalidations + s.evictions + s.superseded, s.misses);
 	assert_in_range(s.in_use_invalidations, 0, s.invalidations);
+}
+
+static void assert_accounts(uint64_t lookups)
+{
+	assert_books(lookups, true);
 }
 
 static void assert_sim_is_empty(void)
@@ -317,7 +324,7 @@ static void try_recycle(unsigned threads)
 	struct worker sum = run_recycle(threads, TIMES(16000) / threads);
 
 	assert_int_equal(sum.wrong, 0);
-	assert_true(sum.hits > sum.lookups / 8); /* it is a cache that was tested */
+	assert_true(sum.hits > 0); /* it is a cache that was tested */
 	assert_accounts(sum.lookups);
 }
 
@@ -477,7 +484,7 @@ static int open_disturbed(void **state)
 
 /*
  * The lookup that was disturbed may answer what it registered before the change, since it began before it. None that
- * begins later may.
+ * begins later may: until one is left in peace, nothing is a hit.
  */
 static void try_disturbed(struct worker *w, enum change how, bool after, unsigned times)
 {
@@ -488,13 +495,13 @@ static void try_disturbed(struct worker *w, enum change how, bool after, unsigne
 	disturb.how = how;
 	disturb.after = after;
 	disturb.times = times;
-	check_touch(provider, p, len, HF_READWRITE);
+	while (disturb.times)
+		assert_false(is_hit(p, len));
 	stamp(w, p, len);
 	look(w, p, len);
-	assert_int_equal(w->wrong, 0);
+	stamp(w, p, len);
 	look_until_hit(w, p, len);
 	assert_int_equal(w->wrong, 0);
-	assert_int_equal(disturb.times, 0);
 	assert_int_equal(disturb.failed, 0);
 	now = check_stats(provider);
 	/* Found out while it was pending, or while it was live, or it was never cached. */
@@ -579,11 +586,14 @@ static void *watch_shared(void *arg)
 		int rc = hf_get(provider, shared.p, shared.len, HF_READWRITE, &r);
 		bool right;
 
-		w->lookups++;
+		/* While mremap() moves another mapping here there is a hole: -EFAULT is true then. */
+		if (rc == -EFAULT && ((seq & 1) || atomic_load(&shared.seq) != seq))
+			continue;
 		if (rc) {
 			fault("hf_get", rc);
 			break;
 		}
+		w->lookups++;
 		w->hits += r.flags & HF_REGION_HIT;
 		right = sees(&r, seq);
 		hf_put(provider, &r);
@@ -604,11 +614,11 @@ static void try_shared(unsigned watchers)
 	atomic_store(&shared.stop, false);
 	start(w, watchers, watch_shared);
 	start(&changer, 1, change_shared);
-	join(&changer, 1);
 	sum = join(w, watchers);
+	join(&changer, 1);
 	assert_int_equal(sum.wrong, 0);
 	assert_true(sum.hits > 0);
-	assert_accounts(sum.lookups);
+	assert_books(sum.lookups, false);
 	unmap(shared.p, shared.len);
 }
 
@@ -637,6 +647,7 @@ static void test_partial_unmap_in_use(void **state)
 	held = check_get(provider, p, len, HF_READWRITE);
 	assert_int_equal(held.flags, HF_REGION_CACHED);
 	assert_true(change(UNMAP, p + page, page));
+	check_quiet(provider);
 	stamp(&w, p, len);
 	fresh = check_get(provider, p, len, HF_READWRITE);
 	assert_false(fresh.flags & HF_REGION_HIT);
@@ -700,6 +711,7 @@ static void test_same_miss_is_one_registration(void **state)
 		w[0].p = map(4 * page);
 		for (unsigned i = 1; i < MANY; i++)
 			w[i].p = w[0].p;
+		check_quiet(provider); /* the last round's unmap */
 		start(w, MANY, get_the_same);
 		sum = join(w, MANY);
 		assert_int_equal(sum.lookups, MANY);
@@ -769,6 +781,7 @@ static void test_slow_registration_delays_nobody(void **state)
 	sem_post(&slow.leave);
 	join(&w, 1);
 	atomic_store(&slow.addr, 0);
+	check_quiet(provider);
 	assert_true(is_hit(w.p, w.len));
 	unmap(w.p, w.len);
 	unmap(p, 4 * page);
@@ -965,6 +978,7 @@ static void test_overlapping_neighbour_is_unmapped(void **state)
 	cache(p + page, 2 * page);
 	assert_int_equal(check_stats(provider).entries, 2);
 	assert_true(change(UNMAP, p + 2 * page, page));
+	check_quiet(provider);
 	stamp(&w, p, 6 * page);
 	assert_true(look(&w, p, 2 * page) & HF_REGION_HIT);
 	assert_false(look(&w, p + page, 2 * page) & HF_REGION_HIT);
@@ -1029,7 +1043,7 @@ static void try_neighbours(unsigned threads)
 	start(w, threads, be_neighbour);
 	sum = join(w, threads);
 	assert_int_equal(sum.wrong, 0);
-	assert_true(sum.hits > sum.lookups / 8);
+	assert_true(sum.hits > 0);
 	assert_accounts(sum.lookups);
 	unmap(p, len);
 }
@@ -1118,6 +1132,7 @@ static void test_unmap_storm_of_armed_memory(void **state)
 	maps = count_maps();
 	for (i = STORM; i > 1; i--)
 		assert_int_equal(munmap(p + (i - 1) * page, page), 0);
+	check_quiet(provider);
 	assert_true(is_hit(p, page));
 	assert_int_equal(check_stats(provider).entries, 1);
 	assert_int_equal(check_stats(provider).invalidations, STORM / EACH - 1);
@@ -1174,44 +1189,95 @@ static void test_event_flood(void **state)
 
 /* ------------------------------------------------------------------ the quarantine (thread.h) */
 
+static int own_uffd(unsigned char *p, size_t len)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
+	struct uffdio_register reg = { .range = { (uintptr_t)p, len }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
+	return fd;
+}
+
+/*
+ * A thread of which nothing can be proved: it stands in a page fault that is not served, in no system call, and uses
+ * no time. What it does between two faults is up to the test.
+ */
 static struct {
 	pthread_t thread;
-	unsigned char *p; /* the spinner's own, to look up */
-	_Atomic bool running, look, looked, sleep, stop;
-	sem_t wake;
-} spinner;
+	int uffd;
+	unsigned char *fault_at; /* STEPS pages */
+	unsigned char *p;        /* what it looks up */
+	sem_t sleep;
+	_Atomic bool spin;
+} stuck;
 
-/* A thread of which nothing is known: it runs, in no system call, and never calls the library unless told to. */
-static void *spin(void *arg)
+enum { STEPS = 4 };
+enum step { THEN_SLEEP = 1, THEN_CALL, THEN_SPIN };
+
+static void *stand_in_faults(void *arg)
 {
-	atomic_store(&spinner.running, true);
-	while (!atomic_load(&spinner.stop)) {
-		if (atomic_exchange(&spinner.look, false)) {
-			check_touch(provider, spinner.p, page, HF_READWRITE);
-			atomic_store(&spinner.looked, true);
+	for (int i = 0; i < STEPS; i++) {
+		switch (((volatile unsigned char *)stuck.fault_at)[i * page]) {
+		case THEN_SLEEP:
+			wait_sem(&stuck.sleep);
+			return NULL;
+		case THEN_SPIN:
+			while (atomic_load(&stuck.spin))
+				;
+			return NULL;
+		default:
+			check_touch(provider, stuck.p, page, HF_READWRITE);
 		}
-		if (atomic_exchange(&spinner.sleep, false))
-			wait_sem(&spinner.wake);
 	}
 	return NULL;
 }
 
-static void spinner_start(void)
+/* It stands in a fault when that is to be read. */
+static void stuck_again(void)
 {
-	memset(&spinner, 0, sizeof(spinner));
-	sem_init(&spinner.wake, 0, 0);
-	spinner.p = map(page);
-	assert_int_equal(pthread_create(&spinner.thread, NULL, spin, NULL), 0);
-	while (!atomic_load(&spinner.running))
-		usleep(1000);
+	struct uffd_msg m;
+
+	assert_int_equal(read(stuck.uffd, &m, sizeof(m)), sizeof(m));
+	assert_int_equal(m.event, UFFD_EVENT_PAGEFAULT);
+	stuck.fault_at = (unsigned char *)(uintptr_t)(m.arg.pagefault.address & ~(uint64_t)(page - 1));
 }
 
-static void spinner_stop(void)
+static void stuck_start(void)
 {
-	atomic_store(&spinner.stop, true);
-	sem_post(&spinner.wake);
-	assert_int_equal(pthread_join(spinner.thread, NULL), 0);
-	unmap(spinner.p, page);
+	unsigned char *p = map(STEPS * page);
+
+	assert_int_equal(madvise(p, STEPS * page, MADV_DONTNEED), 0);
+	stuck.uffd = own_uffd(p, STEPS * page);
+	stuck.fault_at = p;
+	stuck.p = map(page);
+	sem_init(&stuck.sleep, 0, 0);
+	atomic_store(&stuck.spin, true);
+	assert_int_equal(pthread_create(&stuck.thread, NULL, stand_in_faults, NULL), 0);
+	stuck_again();
+}
+
+static void stuck_goes_on(enum step then)
+{
+	static unsigned char source[1 << 16];
+	struct uffdio_copy copy = { .dst = (uintptr_t)stuck.fault_at, .src = (uintptr_t)source, .len = page };
+
+	memset(source, then, sizeof(source));
+	assert_int_equal(ioctl(stuck.uffd, UFFDIO_COPY, &copy), 0);
+	if (then == THEN_CALL)
+		stuck_again();
+}
+
+/* After THEN_SLEEP or THEN_SPIN. */
+static void stuck_ends(void)
+{
+	atomic_store(&stuck.spin, false);
+	sem_post(&stuck.sleep);
+	assert_int_equal(pthread_join(stuck.thread, NULL), 0);
+	close(stuck.uffd);
+	unmap(stuck.p, page);
 }
 
 /* It stays uncached, and right, however often it is asked for. */
@@ -1225,23 +1291,33 @@ static void assert_uncached(struct worker *w, unsigned char *p, size_t len)
 	assert_int_equal(w->wrong, 0);
 }
 
-static void test_quarantine_until_the_other_sleeps(void **state)
+static void try_quarantine(enum step then)
 {
 	struct worker w = { 0 };
 	unsigned char *p = map(4 * page);
 
-	spinner_start();
+	stuck_start();
 	look_until_hit(&w, p, 4 * page);
 	assert_int_equal(madvise(p + page, page, MADV_DONTNEED), 0);
 	assert_uncached(&w, p, 4 * page);
 	assert_uncached(&w, p + page, page);
 	/* What wasn't touched isn't concerned. */
 	look_until_hit(&w, p + 2 * page, 2 * page);
-	atomic_store(&spinner.sleep, true);
+	stuck_goes_on(then);
 	look_until_hit(&w, p, 4 * page);
 	assert_int_equal(w.wrong, 0);
-	spinner_stop();
+	stuck_ends();
 	unmap(p, 4 * page);
+}
+
+static void test_quarantine_until_the_other_sleeps(void **state)
+{
+	try_quarantine(THEN_SLEEP);
+}
+
+static void test_quarantine_until_the_other_computes(void **state)
+{
+	try_quarantine(THEN_SPIN);
 }
 
 static void test_quarantine_until_the_other_calls(void **state)
@@ -1249,32 +1325,31 @@ static void test_quarantine_until_the_other_calls(void **state)
 	struct worker w = { 0 };
 	unsigned char *p = map(4 * page);
 
-	spinner_start();
+	stuck_start();
 	look_until_hit(&w, p, 4 * page);
 	assert_int_equal(madvise(p, 4 * page, MADV_DONTNEED), 0);
 	assert_uncached(&w, p, 4 * page);
-	atomic_store(&spinner.look, true);
-	while (!atomic_load(&spinner.looked))
-		usleep(1000);
-	/* It spins again, but it was seen. */
+	stuck_goes_on(THEN_CALL);
+	/* It stands in a fault again, but it was seen. */
 	look_until_hit(&w, p, 4 * page);
 	/* A later madvise needs a new proof. */
 	assert_int_equal(madvise(p, 4 * page, MADV_DONTNEED), 0);
 	assert_uncached(&w, p, 4 * page);
-	spinner_stop();
+	stuck_goes_on(THEN_SLEEP);
+	stuck_ends();
 	look_until_hit(&w, p, 4 * page); /* a thread that has ended is in no madvise */
 	assert_int_equal(w.wrong, 0);
 	unmap(p, 4 * page);
 }
 
-/* More ranges than the quarantine has slots for: all of memory is in it, then none. */
+/* More ranges than the quarantine has slots for: then all of memory is in it, and later none. */
 static void test_quarantine_overflows(void **state)
 {
-	enum { EMPTIED = 100 };
+	enum { EMPTIED = QUARANTINE_SLOTS + 44 };
 	struct worker w = { 0 };
 	unsigned char *p = map(2 * EMPTIED * page), *other = map(page);
 
-	spinner_start();
+	stuck_start();
 	cache(p, page);
 	for (unsigned i = 0; i < EMPTIED; i++)
 		assert_int_equal(madvise(p + 2 * i * page, page, MADV_DONTNEED), 0);
@@ -1283,29 +1358,16 @@ static void test_quarantine_overflows(void **state)
 		assert_int_equal(look(&w, p + 2 * i * page, page), 0);
 	}
 	look(&w, other, page);
-	atomic_store(&spinner.sleep, true);
+	stuck_goes_on(THEN_SLEEP);
 	for (unsigned i = 0; i < EMPTIED; i++) {
 		stamp(&w, p + 2 * i * page, page);
 		look_until_hit(&w, p + 2 * i * page, page);
 	}
 	look_until_hit(&w, other, page);
 	assert_int_equal(w.wrong, 0);
-	spinner_stop();
+	stuck_ends();
 	unmap(p, 2 * EMPTIED * page);
 	unmap(other, page);
-}
-
-/* The proof itself, of a thread that really is inside of a madvise: a userfaultfd of our own keeps it there. */
-static int hold_in_madvise(unsigned char *p, size_t len)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
-	struct uffdio_register reg = { .range = { (uintptr_t)p, len }, .mode = UFFDIO_REGISTER_MODE_MISSING };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
-
-	assert_true(fd >= 0);
-	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
-	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
-	return fd;
 }
 
 static void *empty_it(void *arg)
@@ -1317,32 +1379,41 @@ static void *empty_it(void *arg)
 	return NULL;
 }
 
+/* The library's own threads come to rest; none is left out of the proof. */
+static void assert_proof(uint64_t start, uint64_t end, enum proof want)
+{
+	enum proof proof = thread_prove(thread_tick(), start, end, -1);
+
+	for (int i = 0; i < TRIES && proof != want; i++) {
+		usleep(1000);
+		proof = thread_prove(thread_tick(), start, end, -1);
+	}
+	assert_int_equal(proof, want);
+}
+
+/* The proof itself, of a thread that really is inside of a madvise: a userfaultfd of our own keeps it there. */
 static void test_proof_of_a_thread_inside_madvise(void **state)
 {
 	struct worker w = { .p = map(4 * page), .len = 2 * page };
-	uint64_t in = (uintptr_t)w.p, behind = in + 2 * page, stamp_now;
-	int event_thread = -1; /* no thread is left out */
-	enum proof proof = ALL_OVER;
+	uint64_t in = (uintptr_t)w.p, behind = in + 2 * page;
 	struct uffd_msg m;
-	int fd = hold_in_madvise(w.p, 4 * page);
+	int fd = own_uffd(w.p, 4 * page);
 
-	assert_int_equal(thread_prove(thread_tick(), in, behind, event_thread), ALL_OVER);
+	assert_proof(in, behind, ALL_OVER);
 	start(&w, 1, empty_it);
-	for (int i = 0; i < TRIES && proof != OVER_HERE; i++) {
-		usleep(1000);
-		proof = thread_prove(thread_tick(), behind, behind + page, event_thread);
+	assert_proof(behind, behind + page, OVER_HERE);
+	assert_proof(in - page, in, OVER_HERE);
+	for (int i = 0; i < 20; i++) {
+		uint64_t now = thread_tick();
+
+		assert_int_equal(thread_prove(now, in, in + page, -1), NOT_PROVED);
+		assert_int_equal(thread_prove(now, behind - page, behind + page, -1), NOT_PROVED);
+		assert_int_equal(thread_prove(now, 0, UINT64_MAX, -1), NOT_PROVED);
 	}
-	stamp_now = thread_tick();
-	assert_int_equal(proof, OVER_HERE);
-	assert_int_equal(thread_prove(stamp_now, behind, behind + page, event_thread), OVER_HERE);
-	assert_int_equal(thread_prove(stamp_now, in - page, in, event_thread), OVER_HERE);
-	assert_int_equal(thread_prove(stamp_now, in, in + page, event_thread), NOT_PROVED);
-	assert_int_equal(thread_prove(stamp_now, behind - page, behind + page, event_thread), NOT_PROVED);
-	assert_int_equal(thread_prove(stamp_now, 0, UINT64_MAX, event_thread), NOT_PROVED);
 	assert_int_equal(read(fd, &m, sizeof(m)), sizeof(m));
 	assert_int_equal(m.event, UFFD_EVENT_REMOVE);
 	join(&w, 1);
-	assert_int_equal(thread_prove(stamp_now, in, behind, event_thread), ALL_OVER);
+	assert_proof(in, behind, ALL_OVER);
 	close(fd);
 	unmap(w.p, 4 * page);
 }
@@ -1381,6 +1452,7 @@ int main(void)
 		over_sim(test_unmap_storm_of_armed_memory),
 		over_uring(test_event_flood),
 		over_uring(test_quarantine_until_the_other_sleeps),
+		over_uring(test_quarantine_until_the_other_computes),
 		over_uring(test_quarantine_until_the_other_calls),
 		over_uring(test_quarantine_overflows),
 		over_uring(test_proof_of_a_thread_inside_madvise),
