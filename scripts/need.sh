@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# Install the Debian packages that are missing: need.sh demo | check
+# Install the Debian packages that are missing: need.sh demo | check | bench
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config liburing-dev"
 case "${1:-}" in
 demo)  packages="$build" ;;
 check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps" ;;
-*)     echo "usage: $0 demo|check" >&2; exit 2 ;;
+bench) packages="$build libucx-dev valgrind gnuplot-nox" ;;
+*)     echo "usage: $0 demo|check|bench" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then

@@ -59,7 +59,7 @@ int hf_conn_open(struct hf_provider *p, int fd, struct hf_conn **out)
 	if (!out)
 		return hf_set_error(-EINVAL, "hf_conn_open: no place for the connection");
 	*out = NULL;
-	if (!p->ops.attach)
+	if (!p->ops.attach || !p->ops.detach || !p->ops.send || !p->ops.recv)
 		return no_op(p, "move messages");
 	c = os_calloc(1, sizeof(*c));
 	if (!c)

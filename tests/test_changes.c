@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Hazards 1 to 15, 41 and 42 on the real kernel: every change of a mapping under a cached registration, and what
- * watching may break in the program. The NIC is `uring`, whose pinned pages show what a registration really
- * reaches, but for the count of mappings, where nothing needs to be pinned.
+ * Hazards 1 to 15, 41 and 42 on the real kernel: every change of a mapping under a cached registration,
+ * and what watching may break in the program. The NIC is `uring`, whose pinned pages show what a
+ * registration really reaches, but for the count of mappings, where nothing needs to be pinned.
  *
- * What the proxy `uffd` has to make of each change is the table below; every row of tools/changes.c must be in it.
+ * What the proxy `uffd` has to make of each change is the table below; every row of tools/changes.c must
+ * be in it.
  */
 #include "check.h"
 
@@ -518,6 +519,24 @@ static void test_relax_file(void **state)
 	close(fd);
 }
 
+/* Of files private mappings alone: in shared ones others write, too. */
+static void test_relax_file_is_not_for_shared(void **state)
+{
+	size_t len = 4 * change_page();
+	unsigned char *p;
+	int fd;
+
+	map_private_file(&fd, len);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	open_on("proxy=uffd,relax=file", hf_nic_find("uring"), LIMIT);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(check(p, len), 0);
+	assert_int_equal(munmap(p, len), 0);
+	assert_int_equal(close_both(state), 0);
+	close(fd);
+}
+
 /* What the option's help says it risks, and what without it isn't risked. */
 static void test_relax_file_is_blind_to_truncation(void **state)
 {
@@ -912,6 +931,7 @@ static const struct CMUnitTest others[] = {
 	cmocka_unit_test(test_every_row_is_expected),
 	cmocka_unit_test(test_blind_spots_are_those_named),
 	cmocka_unit_test(test_relax_file),
+	cmocka_unit_test(test_relax_file_is_not_for_shared),
 	cmocka_unit_test(test_relax_file_is_blind_to_truncation),
 	with_uring(test_mremap_of_a_part_cached),
 	with_uring(test_realloc_of_a_part_cached),

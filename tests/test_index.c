@@ -15,7 +15,7 @@
 #include "pool.h"
 
 #define NODES 200
-#define SEEDS 60
+#define SEEDS (CHECK_TSAN ? 15 : 60)
 #define STEPS 1500
 
 /* ------------------------------------------------------------------ the model */
@@ -173,7 +173,7 @@ static void is_valid_sees_damage(void **state)
 /* The ends of the address space, and ranges that are all the same. */
 static void edges(void **state)
 {
-	struct index ix = { 0 };
+	struct index ix = { .random = 0 };
 	struct node n[40] = { { 0 } };
 	struct node *got[40];
 
@@ -207,9 +207,9 @@ static void edges(void **state)
 /* Inserted in order, the worst that a plain tree could meet: every one is found, hence within the steps of a reader. */
 static void in_order(void **state)
 {
-	enum { MANY = 100000 };
+	enum { MANY = CHECK_TSAN ? 10000 : 100000 };
 	struct node *n = calloc(MANY, sizeof(*n));
-	struct index ix = { 0 };
+	struct index ix = { .random = 0 };
 
 	assert_non_null(n);
 	for (unsigned i = 0; i < MANY; i++) {

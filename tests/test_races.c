@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Hazards 16 to 24: threads that map, unmap, look up and let go at once. Over `uring` the bytes are compared that a
- * registration really reaches; over `sim`, which aborts when a key is used too late or taken away too early, the
- * order of things can be forced. Nothing here depends on time but the watchdog.
+ * Hazards 16 to 24: threads that map, unmap, look up and let go at once. Over `uring` the bytes are
+ * compared that a registration really reaches; over `sim`, which aborts when a key is used too late or
+ * taken away too early, the order of things can be forced. Nothing here depends on time but the watchdog.
  */
 #include "check.h"
 
@@ -321,7 +321,7 @@ static struct worker run_recycle(unsigned threads, unsigned times)
 
 static void try_recycle(unsigned threads)
 {
-	struct worker sum = run_recycle(threads, TIMES(16000) / threads);
+	struct worker sum = run_recycle(threads, TIMES(8000) / threads);
 
 	assert_int_equal(sum.wrong, 0);
 	assert_true(sum.hits > 0); /* it is a cache that was tested */
@@ -420,7 +420,7 @@ static void try_hold(unsigned threads)
 	struct worker w[MANY] = { 0 }, sum;
 
 	for (unsigned i = 0; i < threads; i++)
-		w[i].times = TIMES(16000) / threads;
+		w[i].times = TIMES(8000) / threads;
 	start(w, threads, hold);
 	sum = join(w, threads);
 	assert_accounts(sum.lookups);
@@ -438,7 +438,10 @@ static void test_unmapped_while_held_8_threads(void **state)
 	try_hold(MANY);
 }
 
-/* ------------------------------------------------------------------ 17: a change during the registration */
+/*
+ * ------------------------------------------------------------------ 17: a change during the
+ * registration
+ */
 
 /* `uring`, with a word before and after each registration. */
 static struct {
@@ -605,7 +608,7 @@ static void *watch_shared(void *arg)
 
 static void try_shared(unsigned watchers)
 {
-	struct worker changer = { .times = TIMES(6000) }, w[MANY] = { 0 }, sum;
+	struct worker changer = { .times = TIMES(4000) }, w[MANY] = { 0 }, sum;
 
 	shared.len = 2 * page;
 	shared.p = map(shared.len);
@@ -725,7 +728,10 @@ static void test_same_miss_is_one_registration(void **state)
 	assert_sim_is_empty();
 }
 
-/* ------------------------------------------------------------------ a slow NIC is nobody else's business */
+/*
+ * ------------------------------------------------------------------ a slow NIC is nobody else's
+ * business
+ */
 
 static struct {
 	_Atomic uint64_t addr;
@@ -873,7 +879,7 @@ static void try_evict(unsigned threads)
 	open_sim(KEEP_OPTION);
 	for (unsigned i = 0; i < threads; i++) {
 		w[i].p = p;
-		w[i].times = TIMES(40000) / threads;
+		w[i].times = TIMES(24000) / threads;
 	}
 	start(w, threads, use_ranges);
 	sum = join(w, threads);
@@ -922,7 +928,7 @@ static void try_last_put(unsigned threads)
 	atomic_store(&shared.stop, false);
 	for (unsigned i = 0; i < threads; i++) {
 		users[i].p = others[i].p = p;
-		users[i].times = TIMES(20000) / threads;
+		users[i].times = TIMES(16000) / threads;
 	}
 	start(users, threads, use_ranges);
 	start(others, threads, invalidate_ranges);
@@ -1038,7 +1044,7 @@ static void try_neighbours(unsigned threads)
 
 	for (unsigned i = 0; i < threads; i++) {
 		w[i].p = p;
-		w[i].times = TIMES(8000) / threads;
+		w[i].times = TIMES(6000) / threads;
 	}
 	start(w, threads, be_neighbour);
 	sum = join(w, threads);
@@ -1143,7 +1149,10 @@ static void test_unmap_storm_of_armed_memory(void **state)
 	assert_sim_is_empty();
 }
 
-/* ------------------------------------------------------------------ 24: events faster than they are read */
+/*
+ * ------------------------------------------------------------------ 24: events faster than they are
+ * read
+ */
 
 static void *flood(void *arg)
 {
@@ -1164,7 +1173,7 @@ static void test_event_flood(void **state)
 	cache(p, page); /* arms all of it */
 	for (unsigned i = 0; i < MANY; i++) {
 		flooders[i].p = p + i * 64 * page;
-		flooders[i].times = TIMES(4000);
+		flooders[i].times = TIMES(2000);
 	}
 	for (unsigned i = 0; i < FEW; i++) {
 		w[i].p = q;
@@ -1208,7 +1217,8 @@ static int own_uffd(unsigned char *p, size_t len)
 static struct {
 	pthread_t thread;
 	int uffd;
-	unsigned char *fault_at; /* STEPS pages */
+	unsigned char *base;     /* STEPS pages, in which it will fault one after the other */
+	unsigned char *fault_at; /* the page in whose fault it stands */
 	unsigned char *p;        /* what it looks up */
 	sem_t sleep;
 	_Atomic bool spin;
@@ -1220,7 +1230,7 @@ enum step { THEN_SLEEP = 1, THEN_CALL, THEN_SPIN };
 static void *stand_in_faults(void *arg)
 {
 	for (int i = 0; i < STEPS; i++) {
-		switch (((volatile unsigned char *)stuck.fault_at)[i * page]) {
+		switch (((volatile unsigned char *)stuck.base)[i * page]) {
 		case THEN_SLEEP:
 			wait_sem(&stuck.sleep);
 			return NULL;
@@ -1251,7 +1261,7 @@ static void stuck_start(void)
 
 	assert_int_equal(madvise(p, STEPS * page, MADV_DONTNEED), 0);
 	stuck.uffd = own_uffd(p, STEPS * page);
-	stuck.fault_at = p;
+	stuck.base = p;
 	stuck.p = map(page);
 	sem_init(&stuck.sleep, 0, 0);
 	atomic_store(&stuck.spin, true);
@@ -1277,6 +1287,7 @@ static void stuck_ends(void)
 	sem_post(&stuck.sleep);
 	assert_int_equal(pthread_join(stuck.thread, NULL), 0);
 	close(stuck.uffd);
+	unmap(stuck.base, STEPS * page);
 	unmap(stuck.p, page);
 }
 
@@ -1391,7 +1402,10 @@ static void assert_proof(uint64_t start, uint64_t end, enum proof want)
 	assert_int_equal(proof, want);
 }
 
-/* The proof itself, of a thread that really is inside of a madvise: a userfaultfd of our own keeps it there. */
+/*
+ * The proof itself, of a thread that really is inside of a madvise: a userfaultfd of our own keeps it
+ * there.
+ */
 static void test_proof_of_a_thread_inside_madvise(void **state)
 {
 	struct worker w = { .p = map(4 * page), .len = 2 * page };

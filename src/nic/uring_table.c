@@ -102,6 +102,18 @@ exit:
 	return rc;
 }
 
+/* What another ring of this user was charged falls a moment after it was closed, or its process killed. */
+static int ring_setup_patiently(struct uring_table *t)
+{
+	int rc = ring_setup(t);
+
+	for (int i = 0; i < 20 && rc == -ENOMEM; i++) {
+		os_sleep_us(10000);
+		rc = ring_setup(t);
+	}
+	return rc;
+}
+
 int uring_table_add(struct uring_nic *nic, unsigned i, unsigned slots)
 {
 	struct uring_table *t = table_new(slots);
@@ -109,7 +121,7 @@ int uring_table_add(struct uring_nic *nic, unsigned i, unsigned slots)
 
 	if (!t)
 		return hf_set_error(-ENOMEM, "out of memory for a table of %u buffers", slots);
-	rc = ring_setup(t);
+	rc = i ? ring_setup(t) : ring_setup_patiently(t);
 	if (rc) {
 		table_free(t);
 		return uring_why_setup(rc);

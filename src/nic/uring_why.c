@@ -43,26 +43,17 @@ static int why_forbidden(void)
 			"and io_uring_register in the container's seccomp profile or security policy");
 }
 
-int uring_why_setup(int rc)
+static int why_no_ring(void)
 {
-	switch (rc) {
-	case -EPERM:
-	case -EACCES:
-		return why_forbidden();
-	case -ENOSYS:
-		return hf_set_error(rc,
-				    "this kernel has no io_uring, or a seccomp profile hides it: allow "
-				    "io_uring_setup, or use Linux 5.19 or newer");
-	case -EINVAL:
-		return hf_set_error(-ENOSYS,
-				    "this kernel's io_uring has no sparse buffer tables: Linux 5.19 or "
-				    "newer is needed");
-	case -EMFILE:
-	case -ENFILE:
-		return hf_set_error(rc, "uring: no descriptor for a ring: raise ulimit -n");
-	default:
-		return hf_set_error(rc, "uring: a ring could not be set up: %s", strerror(-rc));
-	}
+	struct rlimit r = { RLIM_INFINITY, RLIM_INFINITY };
+
+	getrlimit(RLIMIT_MEMLOCK, &r);
+	if (r.rlim_cur == RLIM_INFINITY)
+		return hf_set_error(-ENOMEM, "uring: the kernel has no memory for a ring");
+	return hf_set_error(-ENOMEM,
+			    "uring: no locked memory for a ring: RLIMIT_MEMLOCK is %llu KiB for all of this "
+			    "user's processes together; raise ulimit -l",
+			    (unsigned long long)(r.rlim_cur / KIB));
 }
 
 static int why_no_memory(uint64_t len)
@@ -81,6 +72,30 @@ static int why_no_memory(uint64_t len)
 		"processes together, and a page inside a huge page is charged whole (2 MiB), once per "
 		"ring; raise ulimit -l, or use MADV_NOHUGEPAGE for small buffers",
 		(unsigned long long)(len / KIB), (unsigned long long)(r.rlim_cur / KIB));
+}
+
+int uring_why_setup(int rc)
+{
+	switch (rc) {
+	case -EPERM:
+	case -EACCES:
+		return why_forbidden();
+	case -ENOSYS:
+		return hf_set_error(rc,
+				    "this kernel has no io_uring, or a seccomp profile hides it: allow "
+				    "io_uring_setup, or use Linux 5.19 or newer");
+	case -EINVAL:
+		return hf_set_error(-ENOSYS,
+				    "this kernel's io_uring has no sparse buffer tables: Linux 5.19 or "
+				    "newer is needed");
+	case -EMFILE:
+	case -ENFILE:
+		return hf_set_error(rc, "uring: no descriptor for a ring: raise ulimit -n");
+	case -ENOMEM:
+		return why_no_ring();
+	default:
+		return hf_set_error(rc, "uring: a ring could not be set up: %s", strerror(-rc));
+	}
 }
 
 int uring_why_reg(int rc, uint64_t addr, uint64_t len)
