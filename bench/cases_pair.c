@@ -203,11 +203,11 @@ static unsigned long hits_beside_slow(struct fixture *f, unsigned long n, struct
 }
 
 const struct bench_case pair_cases[] = {
-	{ "two-same", setup_pair, two_same, 2, ALIGNED, 0, 1, 0 },
-	{ "two-apart", setup_pair, two_apart, 2, ALIGNED, 0, 1, 0 },
-	{ "handover", setup_pair, handover, 1, ALIGNED, 0, 1, 0 },
-	{ "storm", setup_latency, hits_in_storm, 1, ALIGNED, 0, 8, 1 },
-	{ "slow-nic", setup_latency, hits_beside_slow, 2, ALIGNED, 0, 30, 1 },
-	{ "paced", setup_latency, hits_paced, 2, ALIGNED, 0, 30, 1 },
+	{ "two-same", setup_pair, two_same, 2, ALIGNED, 0, 1, 0, 0 },
+	{ "two-apart", setup_pair, two_apart, 2, ALIGNED, 0, 1, 0, 0 },
+	{ "handover", setup_pair, handover, 1, ALIGNED, 0, 1, 0, 0 },
+	{ "storm", setup_latency, hits_in_storm, 1, ALIGNED, 0, 8, 1, 0 },
+	{ "slow-nic", setup_latency, hits_beside_slow, 2, ALIGNED, 0, 30, 1, 0 },
+	{ "paced", setup_latency, hits_paced, 2, ALIGNED, 0, 30, 1, 0 },
 	{ 0 },
 };

@@ -96,10 +96,10 @@ static unsigned long hit_after_unmap(struct fixture *f, unsigned long n, struct 
 }
 
 const struct bench_case unmap_cases[] = {
-	{ "unmap-unknown", setup_cached, unmap_unknown, 1, ALIGNED, 0, 1, LATENCIES },
-	{ "unmap-beside", setup_cached, unmap_beside, 1, ALIGNED, 0, 2, LATENCIES },
-	{ "unmap-cached", setup_cached, unmap_cached, 1, ALIGNED, 0, 2, LATENCIES },
-	{ "unmap-one-of-many", setup_cached, unmap_one_of_many, 100000, ALIGNED, 0, 2, 500 },
-	{ "hit-after-unmap", setup_cached, hit_after_unmap, 1, ALIGNED, 0, 1, LATENCIES },
+	{ "unmap-unknown", setup_cached, unmap_unknown, 1, ALIGNED, 0, 1, LATENCIES, 0 },
+	{ "unmap-beside", setup_cached, unmap_beside, 1, ALIGNED, 0, 2, LATENCIES, 0 },
+	{ "unmap-cached", setup_cached, unmap_cached, 1, ALIGNED, 0, 2, LATENCIES, 0 },
+	{ "unmap-one-of-many", setup_cached, unmap_one_of_many, 100000, ALIGNED, 0, 2, 500, 0 },
+	{ "hit-after-unmap", setup_cached, hit_after_unmap, 1, ALIGNED, 0, 1, LATENCIES, 0 },
 	{ 0 },
 };

@@ -48,7 +48,8 @@ static inline void ucx_dereg(void *context, ucs_rcache_t *rcache, ucs_rcache_reg
 {
 }
 
-static inline void ucx_dump(void *context, ucs_rcache_t *rcache, ucs_rcache_region_t *region, char *buf, size_t max)
+static inline void ucx_dump(void *context, ucs_rcache_t *rcache, ucs_rcache_region_t *region,
+			    char *buf, size_t max)
 {
 	if (max)
 		buf[0] = 0;

@@ -40,7 +40,7 @@ struct fixture {
 	double clock_ns;       /* what two now() cost */
 	double *latency;       /* of LATENCIES */
 	struct helper *helper; /* a second thread */
-	struct sample fixed;   /* measured once, while it was set up */
+	struct sample fixed;   /* measured once */
 };
 
 #define LATENCIES 65536ul
@@ -59,6 +59,7 @@ struct bench_case {
 	unsigned long max_regions;  /* 0: no limit */
 	unsigned weight;            /* times the budget; 0 is 1 */
 	unsigned long most;         /* operations in one sample; 0: any number */
+	unsigned long warm;         /* operations before each sample, unmeasured; 0: some */
 };
 
 extern const struct bench_case single_cases[], pair_cases[], unmap_cases[], whole_cases[];

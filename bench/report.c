@@ -63,7 +63,7 @@ static void print_instructions(FILE *f)
 		if (isnan(r->instructions[OURS]))
 			continue;
 		if (!any)
-			fprintf(f, "\n%-41s%7s%8s%9s%9s\n", "instructions of one operation (callgrind)",
+			fprintf(f, "\n%-41s%7s%8s%9s%9s\n", "instructions per operation (callgrind)",
 				"our/UCX", "", "ours", "UCX");
 		any = true;
 		fprintf(f, "%-41.41s%7s%8s%9s%9s%s\n", r->name,
@@ -163,6 +163,7 @@ static const char script[] =
 	"set style histogram clustered gap 1\n"
 	"set style fill solid 0.8 border -1\n"
 	"set logscale y\n"
+	"set yrange [1:*]\n"
 	"set grid ytics\n"
 	"set ylabel 'ns'\n"
 	"set xtics rotate by -55 scale 0 font ',8'\n"

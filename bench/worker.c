@@ -89,6 +89,17 @@ static unsigned long fit(struct fixture *f, double budget_ns)
 	return n < 1 ? 1 : n < most ? n : most;
 }
 
+/* Caches, branches, frequency: other workers ran meanwhile. A heavy sample is long enough to do without. */
+static void warm_up(struct fixture *f, unsigned long n)
+{
+	struct sample s;
+
+	if (f->kind->warm)
+		measure(f, f->kind->warm, &s);
+	else if (f->kind->weight <= 1)
+		measure(f, n / 8 + 1, &s);
+}
+
 static void serve(struct fixture *f)
 {
 	uint32_t weight = f->kind->weight ? f->kind->weight : 1;
@@ -102,9 +113,8 @@ static void serve(struct fixture *f)
 	while (read(STDIN_FILENO, &budget_us, sizeof(budget_us)) == sizeof(budget_us)) {
 		if (budget_us != fitted)
 			n = fit(f, 1e3 * budget_us * weight);
-		else if (weight == 1)
-			measure(f, n / 8 + 1, &s); /* caches, branches, frequency: other cases ran meanwhile */
 		fitted = budget_us;
+		warm_up(f, n);
 		measure(f, n, &s);
 		if (write(STDOUT_FILENO, &s, sizeof(s)) != sizeof(s))
 			return;
