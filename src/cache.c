@@ -29,20 +29,15 @@ void list_remove(struct list *l, struct entry *e)
 
 /* ------------------------------------------------------------------ hits are counted per thread */
 
-static _Atomic uint64_t counters_used; /* a bit for each */
+static _Atomic bool counter_used[COUNTERS];
 static _Atomic uint64_t caches_opened;
 
 /* -EMFILE when all are taken. */
 static int take_counter(void)
 {
-	uint64_t used = atomic_load(&counters_used);
-
-	while (~used) {
-		int i = __builtin_ctzll(~used);
-
-		if (atomic_compare_exchange_weak(&counters_used, &used, used | 1ull << i))
+	for (int i = 0; i < COUNTERS; i++)
+		if (!atomic_exchange(&counter_used[i], true))
 			return i;
-	}
 	return hf_set_error(-EMFILE, "%d providers are open in this process, the most there may be", COUNTERS);
 }
 
@@ -130,7 +125,7 @@ void cache_close(struct hf_cache *c)
 		cache_reclaim(c, RECLAIM_ALL);
 	}
 	if (c->counter >= 0)
-		atomic_fetch_and(&counters_used, ~(1ull << c->counter));
+		atomic_store(&counter_used[c->counter], false);
 	sem_destroy(&c->wake);
 	pool_destroy(&c->pool);
 	pthread_mutex_destroy(&c->reap_lock);

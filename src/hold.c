@@ -50,12 +50,15 @@ void holds_init(struct holds *s, struct thread_record *owner)
 /* Chunks stay with the record: a thread that once held many will again. */
 static void add_chunk(struct holds *s, struct thread_record *owner)
 {
-	struct hold_chunk *c = os_pool_map(sizeof(*c));
+	struct hold_chunk *last = atomic_load(&s->more);
+	unsigned count = last ? 2 * last->count : HOLDS_MORE;
+	struct hold_chunk *c = os_pool_map(sizeof(*c) + count * sizeof(c->holds[0]));
 
 	if (!c)
 		return;
-	atomic_store_explicit(&c->next, atomic_load(&s->more), memory_order_relaxed);
-	chain(s, c->holds, HOLDS_MORE, owner);
+	c->count = count;
+	atomic_store_explicit(&c->next, last, memory_order_relaxed);
+	chain(s, c->holds, count, owner);
 	atomic_store_explicit(&s->more, c, memory_order_release);
 }
 
@@ -102,6 +105,6 @@ void hold_each(void (*fn)(struct entry *e, void *arg), void *arg)
 
 		each_of(t->holds.first, HOLDS_FIRST, fn, arg);
 		for (; c; c = atomic_load_explicit(&c->next, memory_order_relaxed))
-			each_of(c->holds, HOLDS_MORE, fn, arg);
+			each_of(c->holds, c->count, fn, arg);
 	}
 }

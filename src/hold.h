@@ -46,11 +46,12 @@ struct hold {
 };
 
 #define HOLDS_FIRST 8   /* in the record itself */
-#define HOLDS_MORE  170 /* in each further chunk: about a page */
+#define HOLDS_MORE  128 /* in the second chunk; each further one has twice as many as the last */
 
 struct hold_chunk {
-	struct hold_chunk *_Atomic next;
-	struct hold holds[HOLDS_MORE];
+	struct hold_chunk *_Atomic next; /* the older one */
+	unsigned count;
+	struct hold holds[];
 };
 
 /* Part of a thread's record. */

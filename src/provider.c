@@ -95,6 +95,7 @@ int provider_bad_put(struct hf_provider *p, const struct hf_region *r)
 	return rc ? rc : hf_set_error(-EINVAL, "%s", !r ? "the region is NULL" :
 				      r->provider != p && r->entry ?
 				      "the region belongs to another provider" :
+				      r->entry ? "this registration is not held: put twice?" :
 				      "the region is not held: put already?");
 }
 

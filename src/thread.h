@@ -41,7 +41,7 @@ struct recent {
 } __attribute__((aligned(128)));
 
 #define RECENTS 64
-#define COUNTERS 64 /* providers that count their hits per thread; later ones share a counter */
+#define COUNTERS 256 /* providers that may be open in one process: each has a counter of hits in each record */
 
 /* One per thread, of memory that nobody else writes to, but for holds that others put. */
 struct thread_record {
