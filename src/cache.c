@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "switch.h"
+#include "thread.h"
 
 void list_insert_after(struct list *l, struct entry *at, struct entry *e)
 {
@@ -26,12 +27,40 @@ void list_remove(struct list *l, struct entry *e)
 	e->prev_in = e->next_in = NULL;
 }
 
+/* ------------------------------------------------------------------ hits are counted per thread */
+
+static _Atomic bool counter_used[COUNTERS];
+static _Atomic uint64_t caches_opened;
+
+/* -EMFILE when all are taken. */
+static int take_counter(void)
+{
+	for (int i = 0; i < COUNTERS; i++)
+		if (!atomic_exchange(&counter_used[i], true))
+			return i;
+	return hf_set_error(-EMFILE, "%d providers are open in this process, the most there may be", COUNTERS);
+}
+
+/* Of this cache and of all that had the counter before. */
+static uint64_t sum_hits(struct hf_cache *c)
+{
+	struct thread_record *t;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; (t = thread_at(i)); i++)
+		sum += atomic_load_explicit(&t->hits[c->counter], memory_order_relaxed);
+	return sum;
+}
+
+/* ------------------------------------------------------------------ life */
+
 int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops *ops, void *nic,
 	       const struct options *options)
 {
 	int rc;
 
 	memset(c, 0, sizeof(*c));
+	c->counter = -1;
 	c->ops = ops;
 	c->nic = nic;
 	c->sw = sw;
@@ -41,22 +70,32 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	pthread_mutex_init(&c->reap_lock, NULL);
 	pool_init(&c->pool, sizeof(struct entry));
 	sem_init(&c->wake, 0, 0);
+	hold_init();
+	c->number = atomic_fetch_add(&caches_opened, 1) + 1;
+	c->counter = take_counter();
+	if (c->counter < 0)
+		return c->counter;
+	c->hits_before = sum_hits(c);
 	rc = os_thread_start(&c->reaper, "hf-reaper", cache_reaper, c);
 	if (rc)
 		return hf_set_error(rc, "can't start the reaper thread: %s", strerror(-rc));
 	return 0;
 }
 
-/* How many entries of the pool satisfy (word & mask) == want, and have a holder if `held`. */
-static uint64_t count_words(struct hf_cache *c, uint64_t mask, uint64_t want, bool held)
+/*
+ * lock held: how many entries are held, of those whose word & mask is `want`. The fence makes it certain
+ * for what happened before in any thread.
+ */
+static uint64_t count_held(struct hf_cache *c, uint64_t mask, uint64_t want)
 {
 	uint64_t n = 0;
 
+	cache_census(c);
 	for (uint32_t i = 0; i < c->pool.made; i++) {
 		struct entry *e = pool_at(&c->pool, i);
-		uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
 
-		n += (w & mask) == want && (!held || (w & HOLD_MASK));
+		n += e->mark == c->census &&
+		     (atomic_load_explicit(&e->word, memory_order_relaxed) & mask) == want;
 	}
 	return n;
 }
@@ -66,8 +105,9 @@ int cache_idle(struct hf_cache *c)
 	uint64_t held;
 	bool busy;
 
+	hold_fence_all();
 	pthread_mutex_lock(&c->lock);
-	held = count_words(c, 0, 0, true);
+	held = count_held(c, 0, 0);
 	busy = c->pending.head != NULL;
 	pthread_mutex_unlock(&c->lock);
 	if (held || busy)
@@ -84,29 +124,19 @@ void cache_close(struct hf_cache *c)
 		os_thread_join(&c->reaper);
 		cache_reclaim(c, RECLAIM_ALL);
 	}
+	if (c->counter >= 0)
+		atomic_store(&counter_used[c->counter], false);
 	sem_destroy(&c->wake);
 	pool_destroy(&c->pool);
 	pthread_mutex_destroy(&c->reap_lock);
 	pthread_mutex_destroy(&c->lock);
 }
 
-static uint64_t sum_hits(struct hf_cache *c)
-{
-	uint64_t hits = c->old_hits;
-
-	for (uint32_t i = 0; i < c->pool.made; i++) {
-		struct entry *e = pool_at(&c->pool, i);
-
-		hits += atomic_load_explicit(&e->word, memory_order_relaxed) >> HIT_SHIFT;
-	}
-	return hits;
-}
-
 void cache_stats(struct hf_cache *c, struct hf_stats *out)
 {
 	pthread_mutex_lock(&c->lock);
 	*out = (struct hf_stats){
-		.hits = sum_hits(c),
+		.hits = sum_hits(c) - c->hits_before,
 		.misses = c->misses,
 		.uncached = c->uncached,
 		.evictions = c->evictions,
@@ -118,7 +148,7 @@ void cache_stats(struct hf_cache *c, struct hf_stats *out)
 		.dereg_failures = atomic_load(&c->dereg_failures),
 		.pinned_bytes = atomic_load(&c->pinned),
 		.entries = c->live,
-		.dead_held = count_words(c, ENTRY_DEAD | ENTRY_SINGLE, ENTRY_DEAD, true),
+		.dead_held = count_held(c, ENTRY_DEAD | ENTRY_SINGLE, ENTRY_DEAD),
 		.max_bytes = c->options.max_bytes,
 		.max_count = c->options.max_count,
 	};

@@ -6,24 +6,15 @@
  *
  * An entry's life:
  *
- *   free ─► pending ─► live ─────────────────► dead ─► (last put) ─► reaped ─► free
+ *   free ─► pending ─► live ─────────────────► dead ─► (no holder) ─► reaped ─► free
  *              │ changed while registering        ▲
  *              ├──────────► registered again      │ changed, evicted, superseded
- *              └─► single: not cached; dead from the start, the last put deregisters
+ *              └─► single: not cached; dead from the start, its put deregisters
  *
- * `word` is all of that state:  [hits:40][holds:20][flags:4]
- * A holder is added only by compare-and-swap on a word that is LIVE and not DEAD, so the one who sees
- * "DEAD and no holder" first, the killer or the last put, is the only one, and hands the entry over.
+ * `word` is that state, and which life it is:  [generation:56][flags:8]. It is written under the lock only. Who holds
+ * an entry is not in it: each thread writes its holds in memory of its own (hold.h).
  *
- *   put (last holder)                 kill (event thread)
- *   ---------------------------       ---------------------------
- *   word: 1 hold, LIVE                word |= DEAD: saw 1 hold: leaves it
- *   word -= hold: saw DEAD, 0 left
- *   hands over
- *   ---------------------------       ---------------------------
- *   word -= hold: not DEAD            word |= DEAD: saw 0 holds: hands over
- *
- * Locks: `lock` guards the index, the lists and the accounting. It is held for short, never across a
+ * Locks: `lock` guards the index, the lists, the words and the accounting. It is held for short, never across a
  * NIC call, an mm system call or an allocation, and not at all on a hit; the event thread only tries it.
  * `reap_lock` serialises those who deregister (reaper, flush, a get that needs room); it may be held
  * across NIC calls, and neither a hit nor the event thread ever takes it. Order: reap_lock, lock.
@@ -38,6 +29,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "hold.h"
 #include "index.h"
 #include "options.h"
 #include "os.h"
@@ -46,10 +38,7 @@
 #define ENTRY_LIVE   1ull /* published, may be hit */
 #define ENTRY_DEAD   2ull /* gets no more holders */
 #define ENTRY_SINGLE 4ull /* registered, used, let go: never published */
-#define HOLD_ONE     (1ull << 4)
-#define HOLD_MASK    (((1ull << 20) - 1) << 4)
-#define HIT_ONE      (1ull << 24)
-#define HIT_SHIFT    24
+#define GENERATION   (1ull << 8)
 
 struct entry {
 	struct entry *next;      /* in the free, reap or victim list; never read without owning it */
@@ -61,6 +50,7 @@ struct entry {
 	uint64_t watch_id;
 	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
 	_Atomic uint32_t stamp;  /* the cache's epoch at the last use */
+	uint32_t mark;           /* the last census that found a holder; lock */
 	uint16_t access;
 	bool changed;            /* pending: memory changed meanwhile; lock */
 	bool watched;            /* watch_id is to be unsecured */
@@ -73,6 +63,7 @@ struct list {
 };
 
 struct hf_switch;
+struct thread_record;
 
 struct hf_cache {
 	const struct hf_nic_ops *ops;
@@ -80,6 +71,8 @@ struct hf_cache {
 	struct hf_switch *sw;
 	struct options options;
 	bool caching;            /* false: every registration is single */
+	uint64_t number;         /* of all caches ever opened in this process: what `recent` knows it by */
+	int counter;             /* index of its hits in the threads' records */
 
 	struct index index[3];   /* by access - 1; written under lock, read without */
 	_Atomic uint32_t epoch;  /* counts misses: the clock of the LRU */
@@ -95,14 +88,16 @@ struct hf_cache {
 	_Atomic uint64_t pinned; /* bytes registered with the NIC, or about to be */
 	_Atomic bool over;       /* more is kept than the limits allow: idle ones go at their put */
 
-	struct entry *_Atomic reap; /* dead, no holder: a stack that anybody pushes to */
+	struct entry *_Atomic reap; /* dead: a stack that anybody pushes to */
+	struct entry *waiting;   /* dead, and held when last looked at; reap_lock */
 	pthread_mutex_t reap_lock;
+	uint32_t census;         /* the latest; lock */
 	sem_t wake;
 	struct os_thread reaper;
 	_Atomic bool stop;
 
-	/* counters: hits are in the entries' words, and here those of entries that are gone (lock) */
-	uint64_t old_hits, misses, uncached, evictions, superseded, invalidations, in_use;
+	/* counters (lock); hits are in the threads' records, and these are what was there before us */
+	uint64_t hits_before, misses, uncached, evictions, superseded, invalidations, in_use;
 	_Atomic uint64_t retries, failures, dereg_failures;
 };
 
@@ -132,20 +127,31 @@ static inline struct entry *entry_of(struct node *n)
 	return n ? (struct entry *)(void *)((char *)n - offsetof(struct entry, node)) : NULL;
 }
 
-/* hit.c: a held entry that covers the range with the access, or NULL. No lock, no allocation. */
-struct entry *cache_find(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access);
-int cache_put(struct hf_cache *c, struct entry *e);
+/* hit.c: a hold of an entry that covers the range with the access, or NULL. No lock, no allocation. */
+struct hold *cache_find(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
+			unsigned access);
+/* hit.c: the next request that begins in the page of `addr` will find it without the index. */
+void cache_remember(struct hf_cache *c, struct thread_record *t, const void *addr,
+		    const struct hf_region *region);
+
+/* hit.c: undo what an attempt at a hit left. */
+void cache_unhold(struct hf_cache *c, struct thread_record *t, const void *addr);
 
 /* miss.c: make one, or find the one that somebody else made meanwhile (*hit). Held. 0 or -errno. */
-int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, struct entry **out,
-	       bool *hit);
+int cache_miss(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
+	       unsigned access, struct hold **out, bool *hit);
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
-/* lock held: take a live entry out of the index and the list and mark it dead. True: it is idle, the
- * caller hands it over. */
-bool cache_kill(struct hf_cache *c, struct entry *e);
+/* lock held: take a live entry out of the index and the list and mark it dead. The caller hands it over. */
+void cache_kill(struct hf_cache *c, struct entry *e);
+
+/*
+ * hold.h, lock held: find out who is held: their mark is then c->census. Without the fence before it, that is
+ * certain only for holds that happened before; enough to choose a victim, not to take it away.
+ */
+void cache_census(struct hf_cache *c);
 
 /* evict.c, lock held: take idle entries out, oldest first, until `bytes` more and `count` more fit the
  * limits, and at least `least` of them. They are dead and linked into *victims. Returns their bytes,
@@ -157,7 +163,8 @@ bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t cou
 
 /* reaper.c */
 void cache_hand_over(struct hf_cache *c, struct entry *e); /* any thread; no lock, no allocation */
-void cache_let_go(struct hf_cache *c, struct entry *list); /* deregister now: reap_lock not needed */
+void cache_retire(struct hf_cache *c, struct entry *list); /* dead ones: deregister those that nobody holds */
+void cache_let_go(struct hf_cache *c, struct entry *list); /* ... certainly nobody: deregister */
 enum reclaim { RECLAIM_DEAD, RECLAIM_SOME /* and an eighth of the idle */, RECLAIM_ALL };
 unsigned cache_reclaim(struct hf_cache *c, enum reclaim what); /* how many went */
 void *cache_reaper(void *cache);

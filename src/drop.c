@@ -7,12 +7,15 @@
 
 #include "cache.h"
 
-bool cache_kill(struct hf_cache *c, struct entry *e)
+void cache_kill(struct hf_cache *c, struct entry *e)
 {
 	index_remove(&c->index[e->access - 1], &e->node);
 	list_remove(&c->lru, e);
 	c->live--;
-	return !(atomic_fetch_or_explicit(&e->word, ENTRY_DEAD, memory_order_acq_rel) & HOLD_MASK);
+	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
+	atomic_store_explicit(&e->word,
+			      atomic_load_explicit(&e->word, memory_order_relaxed) | ENTRY_DEAD,
+			      memory_order_release);
 }
 
 static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)
@@ -23,13 +26,14 @@ static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint6
 
 	do {
 		n = index_find_touching(ix, start, end, found, 32);
+		if (n)
+			cache_census(c);
 		for (unsigned i = 0; i < n; i++) {
 			struct entry *e = entry_of(found[i]);
 
-			if (cache_kill(c, e))
-				cache_hand_over(c, e);
-			else
-				c->in_use++;
+			c->in_use += e->mark == c->census;
+			cache_kill(c, e);
+			cache_hand_over(c, e);
 		}
 		dropped += (int)n;
 	} while (n == 32);

@@ -30,27 +30,22 @@ static void move_up(struct hf_cache *c, struct entry *e)
 	list_insert_after(&c->lru, at, e);
 }
 
-/* Take it only if it is idle at this very moment: a getter without the lock may be faster. */
-static bool kill_idle(struct hf_cache *c, struct entry *e)
-{
-	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
-
-	do {
-		if (w & HOLD_MASK)
-			return false;
-	} while (!atomic_compare_exchange_weak_explicit(&e->word, &w, w | ENTRY_DEAD,
-							memory_order_acq_rel,
-							memory_order_relaxed));
-	return cache_kill(c, e);
-}
-
 bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count)
 {
 	return atomic_load(&c->pinned) - freed + bytes <= c->options.max_bytes &&
 	       c->live + count <= c->options.max_count;
 }
 
-/* What is taken stays counted as pinned until the NIC has let go: `freed` is what will go. */
+/* A census costs more than a victim: a large cache makes room for several, at most a thousandth of it. */
+static uint64_t batch(const struct hf_cache *c)
+{
+	return c->live / 1024 < 32 ? c->live / 1024 : 32;
+}
+
+/*
+ * What is taken stays counted as pinned until the NIC has let go: `freed` is what will go. A getter that is
+ * faster than the census still has its entry: cache_retire() finds out.
+ */
 uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_t least,
 		     struct entry **victims)
 {
@@ -59,13 +54,18 @@ uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_
 	uint64_t freed = 0;
 	bool moved = false;
 
+	if (!least && cache_fits(c, 0, bytes, count))
+		return 0;
+	cache_census(c);
+	least = least ? least : batch(c);
 	while (e && steps-- && (least || !cache_fits(c, freed, bytes, count))) {
 		struct entry *next = e->next_in;
 
 		if (was_used(e)) {
 			move_up(c, e);
 			moved = true;
-		} else if (kill_idle(c, e)) {
+		} else if (e->mark != c->census) {
+			cache_kill(c, e);
 			freed += entry_bytes(e);
 			e->next = *victims;
 			*victims = e;

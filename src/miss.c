@@ -23,6 +23,7 @@
 
 #include "cache.h"
 #include "switch.h"
+#include "thread.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -36,7 +37,9 @@
 static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 {
 	node_set(&e->node, start, end);
-	atomic_store_explicit(&e->word, 0, memory_order_relaxed);
+	atomic_store_explicit(&e->word,
+			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~0xffull) + GENERATION,
+			      memory_order_relaxed);
 	e->access = (uint16_t)access;
 	e->changed = false;
 	e->watched = false;
@@ -152,7 +155,7 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 /* lock held: what the new one covers with the same or fewer rights is of no more use. */
 static struct entry *supersede(struct hf_cache *c, struct entry *e)
 {
-	struct entry *idle = NULL;
+	struct entry *dead = NULL;
 	struct node *found[32];
 	unsigned n;
 
@@ -166,14 +169,21 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 				struct entry *old = entry_of(found[i]);
 
 				c->superseded++;
-				if (cache_kill(c, old)) {
-					old->next = idle;
-					idle = old;
-				}
+				cache_kill(c, old);
+				old->next = dead;
+				dead = old;
 			}
 		} while (n == 32);
 	}
-	return idle;
+	return dead;
+}
+
+/* lock held */
+static void set_state(struct entry *e, uint64_t flags)
+{
+	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
+
+	atomic_store_explicit(&e->word, (w & ~0xffull) | flags, memory_order_release);
 }
 
 static void publish(struct hf_cache *c, struct entry *e)
@@ -185,7 +195,7 @@ static void publish(struct hf_cache *c, struct entry *e)
 	list_append(&c->lru, e);
 	c->live++;
 	c->misses++;
-	atomic_store_explicit(&e->word, ENTRY_LIVE | HOLD_ONE, memory_order_release);
+	set_state(e, ENTRY_LIVE);
 	index_insert(&c->index[e->access - 1], &e->node);
 }
 
@@ -226,32 +236,35 @@ static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
 static void make_single(struct hf_cache *c, struct entry *e)
 {
 	c->uncached++;
-	atomic_store_explicit(&e->word, ENTRY_DEAD | ENTRY_SINGLE | HOLD_ONE, memory_order_release);
+	set_state(e, ENTRY_DEAD | ENTRY_SINGLE);
 }
 
 /* What became of a placeholder. */
 enum outcome { PUBLISHED, SINGLE, CHANGED };
 
-static enum outcome finish(struct hf_cache *c, struct entry *e, bool watched)
+/* The hold is set before anybody can find the entry, and taken back if it comes to nothing. */
+static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, bool watched)
 {
-	struct entry *idle = NULL;
+	struct entry *covered = NULL;
 	enum outcome out;
 
+	hold_set(h, e);
 	pthread_mutex_lock(&c->lock);
 	resolve(c, e);
 	if (!watched) {
 		make_single(c, e);
 		out = SINGLE;
 	} else if (e->changed) {
+		atomic_store_explicit(&h->entry, NULL, memory_order_release);
 		out = CHANGED;
 	} else {
-		idle = supersede(c, e);
+		covered = supersede(c, e);
 		publish(c, e);
 		out = PUBLISHED;
 	}
 	pthread_mutex_unlock(&c->lock);
 	os_wake_all(&c->pending_done);
-	cache_let_go(c, idle);
+	cache_retire(c, covered);
 	return out;
 }
 
@@ -285,7 +298,7 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 	e = rc ? NULL : new_entry(c);
 	if (!e) {
 		pthread_mutex_unlock(&c->lock);
-		cache_let_go(c, *victims);
+		cache_retire(c, *victims);
 		if (rc)
 			return rc;
 		atomic_fetch_sub(&c->pinned, end - start);
@@ -298,19 +311,19 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 	return 0;
 }
 
-/* One registration: 0 and *out held; -EAGAIN: the memory changed meanwhile; -errno. */
-static int make(struct hf_cache *c, struct entry *e, struct entry *victims)
+/* One registration: 0 and held by h; -EAGAIN: the memory changed meanwhile; -errno. */
+static int make(struct hf_cache *c, struct entry *e, struct hold *h, struct entry *victims)
 {
 	int watch;
 	int rc;
 
-	cache_let_go(c, victims);
+	cache_retire(c, victims);
 	rc = arm_and_register(c, e, &watch);
 	if (rc) {
 		give_up(c, e);
 		return rc;
 	}
-	if (finish(c, e, watch == HF_WATCHED) != CHANGED)
+	if (finish(c, e, h, watch == HF_WATCHED) != CHANGED)
 		return 0;
 	atomic_fetch_add(&c->retries, 1);
 	e->next = NULL;
@@ -320,7 +333,7 @@ static int make(struct hf_cache *c, struct entry *e, struct entry *victims)
 
 /* Round a mapping that won't keep still: no watch, no placeholder, nothing to find stale later. */
 static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access,
-			  struct entry **out)
+			  struct hold *h)
 {
 	struct entry *victims = NULL;
 	struct entry *e;
@@ -331,14 +344,13 @@ static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsi
 	if (rc)
 		return rc;
 	pthread_mutex_unlock(&c->lock);
-	cache_let_go(c, victims);
+	cache_retire(c, victims);
 	rc = nic_register(c, e);
 	if (rc) {
 		give_up(c, e);
 		return rc;
 	}
-	finish(c, e, false);
-	*out = e;
+	finish(c, e, h, false);
 	return 0;
 }
 
@@ -355,26 +367,27 @@ static void lock_with_room(struct hf_cache *c)
 	}
 }
 
-int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access, struct entry **out,
-	       bool *hit)
+/* Registered for h: 0, or -errno. 1: there is one already, and *found holds it. */
+static int find_or_make(struct hf_cache *c, struct thread_record *t, struct range r, unsigned access,
+			struct hold *h, struct hold **found)
 {
 	unsigned may = c->caching ? MAY_WAIT : 0;
 
 	for (int i = 0; i < TRIES; i++) {
 		struct entry *victims = NULL;
 		uint64_t gone = atomic_load(&c->gone);
+		struct entry *e;
 		int rc;
 
 		if (c->caching && switch_settle(c->sw) < 0)
 			break;
 		lock_with_room(c);
-		*out = c->caching ? cache_find(c, start, end, access) : NULL;
-		if (*out) {
+		*found = c->caching ? cache_find(c, t, r.start, r.end, access) : NULL;
+		if (*found) {
 			pthread_mutex_unlock(&c->lock);
-			*hit = true;
-			return 0;
+			return 1;
 		}
-		rc = begin(c, start, end, access, may, out, &victims);
+		rc = begin(c, r.start, r.end, access, may, &e, &victims);
 		if (rc == -ENOMEM && (made_room(c, gone, false) || !(may & MAY_EXCEED))) {
 			/* What is dead and not let go yet counts, too (I5): the second time it has gone. */
 			may |= MAY_EXCEED;
@@ -387,9 +400,26 @@ int cache_miss(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access
 			continue;
 		}
 		pthread_mutex_unlock(&c->lock);
-		rc = make(c, *out, victims);
+		rc = make(c, e, h, victims);
 		if (rc != -EAGAIN)
 			return rc;
 	}
-	return make_unwatched(c, start, end, access, out);
+	return make_unwatched(c, r.start, r.end, access, h);
+}
+
+int cache_miss(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
+	       unsigned access, struct hold **out, bool *hit)
+{
+	struct hold *h = hold_take(&t->holds, t);
+	struct hold *found = NULL;
+	int rc;
+
+	if (!h)
+		return hf_set_error(-ENOMEM, "no memory for one hold more");
+	rc = find_or_make(c, t, (struct range){ start, end }, access, h, &found);
+	if (rc)
+		hold_clear(h, t);
+	*hit = rc == 1;
+	*out = rc == 1 ? found : h;
+	return rc < 0 ? rc : 0;
 }

@@ -75,6 +75,19 @@ void *pool_at(struct pool *p, uint32_t index)
 	return base ? base + p->object_size * (index - first) : NULL;
 }
 
+int pool_contains(struct pool *p, const void *object)
+{
+	for (unsigned i = 0; i < POOL_CHUNKS; i++) {
+		const char *base = atomic_load_explicit(&p->chunk[i], memory_order_acquire);
+
+		if (!base)
+			break;
+		if ((const char *)object >= base && (const char *)object < base + chunk_bytes(p, i))
+			return 1;
+	}
+	return 0;
+}
+
 void *pool_get(struct pool *p, uint32_t *index)
 {
 	void *object = p->free;

@@ -36,6 +36,8 @@ int pool_empty(const struct pool *p);
 /* An object, zeroed the first time, else as it was put but for its first word. NULL when empty. */
 void *pool_get(struct pool *p, uint32_t *index);
 void pool_put(struct pool *p, void *object);
+/* Does the pointer lie in this pool? */
+int pool_contains(struct pool *p, const void *object);
 /* The index-th object, or NULL when there was none so far. */
 void *pool_at(struct pool *p, uint32_t index);
 

@@ -15,7 +15,7 @@ int hf_provider_enter(struct hf_provider *p)
 	return switch_enter(p->sw);
 }
 
-/* ------------------------------------------------------------------ get and put */
+/* ------------------------------------------------------------------ get, beside the fast path */
 
 static int check_request(const void *addr, size_t len, unsigned access, struct hf_region *out,
 			 struct range *r)
@@ -27,8 +27,9 @@ static int check_request(const void *addr, size_t len, unsigned access, struct h
 	return range_round(addr, len, r);
 }
 
-static void fill_region(struct hf_provider *p, struct entry *e, bool hit, struct hf_region *out)
+static void fill_region(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out)
 {
+	struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
 	bool single = atomic_load_explicit(&e->word, memory_order_relaxed) & ENTRY_SINGLE;
 
 	*out = (struct hf_region){
@@ -39,72 +40,63 @@ static void fill_region(struct hf_provider *p, struct entry *e, bool hit, struct
 		.access = e->access,
 		.flags = (hit ? HF_REGION_HIT : 0) | (single ? 0 : HF_REGION_CACHED),
 		.provider = p,
-		.entry = e,
+		.entry = h,
 	};
 }
 
-static int get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-	       struct hf_region *out, bool checked)
+int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+		 struct hf_region *out, bool checked)
 {
-	struct entry *e = NULL;
+	struct thread_record *t = thread_self;
+	struct hold *h = NULL;
 	struct range r;
 	bool hit = true;
 	int rc = hf_provider_enter(p);
 
+	if (!rc && t)
+		cache_unhold(&p->cache, t, addr);
 	if (!rc)
 		rc = check_request(addr, len, access, out, &r);
 	if (rc)
 		return rc;
-	thread_seen();
+	t = thread_get();
+	if (!t)
+		return hf_set_error(-ENOMEM, "no memory for this thread's record, or over 65 536 threads");
+	thread_seen(t);
 	if (p->cache.caching && (!checked || switch_check(p->sw) == 0))
-		e = cache_find(&p->cache, r.start, r.end, access);
-	if (!e) {
-		hit = false;
-		rc = cache_miss(&p->cache, r.start, r.end, access, &e, &hit);
-	}
-	if (!rc)
-		fill_region(p, e, hit, out);
-	return rc;
-}
-
-int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-	   struct hf_region *out)
-{
-	return get(p, addr, len, access, out, true);
-}
-
-int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		     struct hf_region *out)
-{
-	return get(p, addr, len, access, out, false);
+		h = cache_find(&p->cache, t, r.start, r.end, access);
+	if (!h)
+		rc = cache_miss(&p->cache, t, r.start, r.end, access, &h, &hit);
+	if (rc)
+		return rc;
+	fill_region(p, h, hit, out);
+	cache_remember(&p->cache, t, addr, out);
+	return 0;
 }
 
 int hf_sync(struct hf_provider *p)
 {
+	struct thread_record *t;
 	int rc = hf_provider_enter(p);
 
 	if (rc)
 		return rc;
-	thread_seen();
+	t = thread_get();
+	if (t)
+		thread_seen(t);
 	rc = switch_settle(p->sw);
 	return rc ? hf_set_error(rc, "the mapping keeps changing: use hf_get()") : 0;
 }
 
-int hf_put(struct hf_provider *p, struct hf_region *r)
+int provider_bad_put(struct hf_provider *p, const struct hf_region *r)
 {
-	struct entry *e;
 	int rc = hf_provider_enter(p);
 
-	if (rc)
-		return rc;
-	if (!r || !r->entry || r->provider != p)
-		return hf_set_error(-EINVAL, "%s", !r ? "the region is NULL" : !r->entry ?
-				    "the region is not held: put already?" :
-				    "the region belongs to another provider");
-	thread_seen();
-	e = r->entry;
-	r->entry = NULL;
-	return cache_put(&p->cache, e);
+	return rc ? rc : hf_set_error(-EINVAL, "%s", !r ? "the region is NULL" :
+				      r->provider != p && r->entry ?
+				      "the region belongs to another provider" :
+				      r->entry ? "this registration is not held: put twice?" :
+				      "the region is not held: put already?");
 }
 
 int hf_flush(struct hf_provider *p)
@@ -191,6 +183,10 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 		return hf_set_error(-ENOMEM, "no memory for a provider");
 	memcpy(&p->ops, ops, ops->size < sizeof(p->ops) ? ops->size : sizeof(p->ops));
 	p->sw = sw;
+	p->alive = sw->alive;
+	p->word = &sw->sink.word;
+	p->check = sw->ops.check;
+	p->proxy = sw->proxy;
 	rc = open_all(p, arg, config, &options);
 	if (rc)
 		free(p);

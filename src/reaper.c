@@ -39,8 +39,8 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 static void free_entry(struct hf_cache *c, struct entry *e)
 {
 	pthread_mutex_lock(&c->lock);
-	c->old_hits += atomic_load_explicit(&e->word, memory_order_relaxed) >> HIT_SHIFT;
-	atomic_store_explicit(&e->word, 0, memory_order_relaxed);
+	atomic_store_explicit(&e->word, atomic_load_explicit(&e->word, memory_order_relaxed) & ~0xffull,
+			      memory_order_relaxed);
 	pool_put(&c->pool, e);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -53,6 +53,58 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 		list = e->next;
 		if (deregister(c, e))
 			free_entry(c, e);
+	}
+}
+
+static void mark_held(struct entry *e, void *cache)
+{
+	struct hf_cache *c = cache;
+
+	if (pool_contains(&c->pool, e)) /* else another cache's, which may be closing: not touched */
+		e->mark = c->census;
+}
+
+void cache_census(struct hf_cache *c)
+{
+	c->census++;
+	hold_each(mark_held, c);
+}
+
+/*
+ * Split what is dead for good into what somebody holds, which is appended to *held, and the rest, which is returned.
+ * The fence comes after the entries died: hold.h draws it.
+ */
+static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct entry **held)
+{
+	struct entry *idle = NULL;
+
+	if (!dead)
+		return NULL;
+	hold_fence_all();
+	pthread_mutex_lock(&c->lock);
+	cache_census(c);
+	while (dead) {
+		struct entry *e = dead;
+		struct entry **to = e->mark == c->census ? held : &idle;
+
+		dead = e->next;
+		e->next = *to;
+		*to = e;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return idle;
+}
+
+void cache_retire(struct hf_cache *c, struct entry *list)
+{
+	struct entry *held = NULL;
+
+	cache_let_go(c, sort_out(c, list, &held));
+	while (held) {
+		struct entry *e = held;
+
+		held = e->next;
+		cache_hand_over(c, e);
 	}
 }
 
@@ -70,20 +122,32 @@ static uint64_t how_many(const struct hf_cache *c, enum reclaim what)
 	return what == RECLAIM_ALL ? UINT64_MAX : what == RECLAIM_SOME ? c->live / 8 + 1 : 0;
 }
 
-unsigned cache_reclaim(struct hf_cache *c, enum reclaim what)
+/* reap_lock held: all that is dead, with those that waited; what `what` says goes, too. */
+static struct entry *collect(struct hf_cache *c, enum reclaim what)
 {
-	struct entry *dead, *idle = NULL;
-	unsigned n;
+	struct entry *dead = atomic_exchange_explicit(&c->reap, NULL, memory_order_acquire);
+	struct entry **end = &dead;
 
-	pthread_mutex_lock(&c->reap_lock);
-	dead = atomic_exchange_explicit(&c->reap, NULL, memory_order_acquire);
+	while (*end)
+		end = &(*end)->next;
+	*end = c->waiting;
+	c->waiting = NULL;
 	pthread_mutex_lock(&c->lock);
-	cache_evict(c, 0, 0, how_many(c, what), &idle);
+	cache_evict(c, 0, 0, how_many(c, what), &dead);
 	if (cache_fits(c, 0, 0, 0))
 		atomic_store_explicit(&c->over, false, memory_order_relaxed);
 	pthread_mutex_unlock(&c->lock);
-	n = count(dead) + count(idle);
-	cache_let_go(c, dead);
+	return dead;
+}
+
+unsigned cache_reclaim(struct hf_cache *c, enum reclaim what)
+{
+	struct entry *idle;
+	unsigned n;
+
+	pthread_mutex_lock(&c->reap_lock);
+	idle = sort_out(c, collect(c, what), &c->waiting);
+	n = count(idle);
 	cache_let_go(c, idle);
 	pthread_mutex_unlock(&c->reap_lock);
 	return n;

@@ -21,6 +21,7 @@ _Atomic uint64_t thread_clock = 1;
 _Thread_local struct thread_record *thread_self;
 
 static struct thread_record *_Atomic chunks[CHUNKS];
+static _Atomic unsigned made; /* records that were ever claimed: those in use are among the first so many */
 static pthread_key_t exit_key;
 
 static void at_exit(void *p)
@@ -64,6 +65,24 @@ static struct thread_record *chunk_at(int c)
 	return have;
 }
 
+/* A record that is used again keeps its holds, some of which may still be out. */
+static struct thread_record *first_use(struct thread_record *t, unsigned index)
+{
+	unsigned have = atomic_load(&made);
+
+	if (!t->holds.first[0].owner)
+		holds_init(&t->holds, t);
+	while (have <= index && !atomic_compare_exchange_weak(&made, &have, index + 1))
+		;
+	return t;
+}
+
+struct thread_record *thread_at(unsigned i)
+{
+	return i < atomic_load(&made) ? &atomic_load(&chunks[i / CHUNK_RECORDS])[i % CHUNK_RECORDS] :
+					NULL;
+}
+
 static struct thread_record *claim(int tid)
 {
 	for (int c = 0; c < CHUNKS; c++) {
@@ -72,8 +91,9 @@ static struct thread_record *claim(int tid)
 		for (int i = 0; chunk && i < CHUNK_RECORDS; i++) {
 			int empty = 0;
 
-			if (atomic_compare_exchange_strong(&chunk[i].tid, &empty, tid))
-				return &chunk[i];
+			if (atomic_load_explicit(&chunk[i].tid, memory_order_relaxed) == 0 &&
+			    atomic_compare_exchange_strong(&chunk[i].tid, &empty, tid))
+				return first_use(&chunk[i], (unsigned)(c * CHUNK_RECORDS + i));
 		}
 		if (!chunk)
 			break;

@@ -24,29 +24,56 @@
 #ifndef HF_THREAD_H
 #define HF_THREAD_H
 
+#include <holdfast/holdfast.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "hold.h"
+
+/* What this thread found lately, by the page at which its request began: see hit.c. */
+struct recent {
+	uint64_t cache;          /* the cache's number; 0: empty */
+	uint64_t word;           /* the entry's, when it was found: the same as long as it lives */
+	struct entry *entry;
+	struct hf_region region; /* as hf_get() will answer it, but for the hold */
+} __attribute__((aligned(128)));
+
+#define RECENTS 64
+#define COUNTERS 256 /* providers that may be open in one process: each has a counter of hits in each record */
+
+/* One per thread, of memory that nobody else writes to, but for holds that others put. */
 struct thread_record {
-	_Atomic int tid; /* 0: free */
-	_Atomic uint64_t seen;
-};
+	struct holds holds;    /* first: see hold_clear() */
+	_Atomic int tid;       /* 0: free */
+	_Atomic uint64_t seen; /* thread_clock at the last call into the library */
+	_Atomic uint64_t hits[COUNTERS]; /* by the cache's counter; written by the owner only */
+	struct recent recent[RECENTS];
+} __attribute__((aligned(128)));
 
 extern _Atomic uint64_t thread_clock;
 extern _Thread_local struct thread_record *thread_self __attribute__((tls_model("initial-exec")));
 
+/* The calling thread's record, made if need be. NULL: no memory, or over 65 536 threads. */
 struct thread_record *thread_attach(void);
 
-/* The calling thread is in the library, hence in no madvise. Called on every hit: one load, rarely a store. */
-static inline void thread_seen(void)
+static inline struct thread_record *thread_get(void)
 {
 	struct thread_record *t = thread_self;
+
+	return __builtin_expect(t != NULL, 1) ? t : thread_attach();
+}
+
+/* The i-th record that was ever made; NULL past the last. */
+struct thread_record *thread_at(unsigned i);
+
+/* The calling thread is in the library, hence in no madvise. Called on every hit: one load, rarely a store. */
+static inline void thread_seen(struct thread_record *t)
+{
 	uint64_t now = atomic_load_explicit(&thread_clock, memory_order_acquire);
 
-	if (!t && !(t = thread_attach()))
-		return;
-	if (atomic_load_explicit(&t->seen, memory_order_relaxed) != now)
+	if (__builtin_expect(atomic_load_explicit(&t->seen, memory_order_relaxed) != now, 0))
 		atomic_store_explicit(&t->seen, now, memory_order_release);
 }
 

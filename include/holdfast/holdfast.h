@@ -174,7 +174,7 @@ struct hf_region {
  * cover this one.
  * Errors: -EINVAL (length 0, wrap-around, bad access), -EFAULT (not wholly mapped user memory; R1),
  * -EACCES (write asked of read-only memory; nothing is cached), -EOPNOTSUPP (the NIC can't register
- * such memory), -ENOMEM (hf_error() names the limit that was hit), -EOVERFLOW (over a million holders).
+ * such memory), -ENOMEM (hf_error() names the limit that was hit).
  */
 int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 	   struct hf_region *out);

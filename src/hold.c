@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+#include "hold.h"
+
+#include <linux/membarrier.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "os.h"
+#include "thread.h"
+
+bool hold_asymmetric;
+
+static int membarrier(int command)
+{
+	return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+/*
+ * Before the first thread takes a hold. A seccomp filter or an old kernel (before 4.14) may refuse: then readers fence
+ * themselves. A forked child registers again.
+ */
+void hold_init(void)
+{
+	if (!FAULT("membarrier") && membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0)
+		hold_asymmetric = true;
+}
+
+void hold_fence_all(void)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (hold_asymmetric)
+		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+}
+
+static void chain(struct holds *s, struct hold *holds, unsigned n, struct thread_record *owner)
+{
+	for (unsigned i = 0; i < n; i++) {
+		holds[i].owner = owner;
+		holds[i].next = s->free;
+		s->free = &holds[i];
+	}
+}
+
+void holds_init(struct holds *s, struct thread_record *owner)
+{
+	chain(s, s->first, HOLDS_FIRST, owner);
+}
+
+/* Chunks stay with the record: a thread that once held many will again. */
+static void add_chunk(struct holds *s, struct thread_record *owner)
+{
+	struct hold_chunk *last = atomic_load(&s->more);
+	unsigned count = last ? 2 * last->count : HOLDS_MORE;
+	struct hold_chunk *c = os_pool_map(sizeof(*c) + count * sizeof(c->holds[0]));
+
+	if (!c)
+		return;
+	c->count = count;
+	atomic_store_explicit(&c->next, last, memory_order_relaxed);
+	chain(s, c->holds, count, owner);
+	atomic_store_explicit(&s->more, c, memory_order_release);
+}
+
+struct hold *hold_more(struct holds *s, struct thread_record *owner)
+{
+	struct hold *h;
+
+	s->free = atomic_exchange_explicit(&s->returned, NULL, memory_order_acquire);
+	if (!s->free)
+		add_chunk(s, owner);
+	h = s->free;
+	if (h)
+		s->free = h->next;
+	return h;
+}
+
+void hold_return(struct hold *h)
+{
+	struct holds *s = &h->owner->holds;
+	struct hold *head = atomic_load_explicit(&s->returned, memory_order_relaxed);
+
+	do {
+		h->next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&s->returned, &head, h, memory_order_release,
+							memory_order_relaxed));
+}
+
+static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, void *arg), void *arg)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct entry *e = atomic_load_explicit(&holds[i].entry, memory_order_acquire);
+
+		if (e)
+			fn(e, arg);
+	}
+}
+
+void hold_each(void (*fn)(struct entry *e, void *arg), void *arg)
+{
+	struct thread_record *t;
+
+	for (unsigned i = 0; (t = thread_at(i)); i++) {
+		struct hold_chunk *c = atomic_load_explicit(&t->holds.more, memory_order_acquire);
+
+		each_of(t->holds.first, HOLDS_FIRST, fn, arg);
+		for (; c; c = atomic_load_explicit(&c->next, memory_order_relaxed))
+			each_of(c->holds, c->count, fn, arg);
+	}
+}
