@@ -802,7 +802,8 @@ static void test_100000_buffers_add_no_mappings(void **state)
 	}
 	assert_int_equal(check_stats(provider).entries, n);
 	assert_in_range(count_maps(p, p + n * stride), 1, before);
-	assert_in_range(count_all_maps(), 0, all + OWN_MAPS);
+	if (!SANITIZED) /* which map shadow memory as they go */
+		assert_in_range(count_all_maps(), 0, all + OWN_MAPS);
 	for (unsigned i = 0; i < n; i++) {
 		struct hf_region r = get(p + i * stride, size, HF_READWRITE);
 
