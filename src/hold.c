@@ -9,7 +9,10 @@
 #include "os.h"
 #include "thread.h"
 
-bool hold_asymmetric;
+_Atomic int hold_mode;
+static _Atomic bool first_init; /* somebody has decided */
+
+#define STORES_ARE_OUT_US 10000 /* a processor's store buffer drains in well under one */
 
 static int membarrier(int command)
 {
@@ -17,20 +20,31 @@ static int membarrier(int command)
 }
 
 /*
- * Before the first thread takes a hold. A seccomp filter or an old kernel (before 4.14) may refuse: then readers fence
- * themselves. A forked child registers again.
+ * Before a cache takes its first hold. A seccomp filter or an old kernel (before 4.14) may refuse: then readers fence
+ * themselves. What was decided stays: holds may be out. (A fork copies the registration with the address space.)
  */
 void hold_init(void)
 {
-	if (!FAULT("membarrier") && membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0)
-		hold_asymmetric = true;
+	int fenced = HOLD_FENCED;
+
+	if (!FAULT("membarrier") && membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
+	    !atomic_load(&first_init))
+		atomic_compare_exchange_strong(&hold_mode, &fenced, HOLD_ASYMMETRIC);
+	atomic_store(&first_init, true);
 }
 
 void hold_fence_all(void)
 {
+	int asymmetric = HOLD_ASYMMETRIC;
+
 	atomic_thread_fence(memory_order_seq_cst);
-	if (hold_asymmetric)
-		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+	if (atomic_load(&hold_mode) == HOLD_ASYMMETRIC) {
+		if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+			return;
+		atomic_compare_exchange_strong(&hold_mode, &asymmetric, HOLD_LOST);
+	}
+	if (atomic_load(&hold_mode) == HOLD_LOST)
+		os_sleep_us(STORES_ARE_OUT_US);
 }
 
 static void chain(struct holds *s, struct hold *holds, unsigned n, struct thread_record *owner)

@@ -62,8 +62,13 @@ struct holds {
 	struct hold first[HOLDS_FIRST];
 };
 
-/* True: membarrier(2) works here, and the readers' half is free. Set once, by hold_init(). */
-extern bool hold_asymmetric;
+/*
+ * How the two halves of the fence are split. ASYMMETRIC: membarrier(2) works, and the readers' half is free. FENCED:
+ * it never did, readers fence themselves. LOST: it did, and was forbidden since (a sandbox entered late); readers
+ * fence from then on, and the heavy half waits long enough for every store that was made without.
+ */
+enum hold_mode { HOLD_FENCED, HOLD_ASYMMETRIC, HOLD_LOST };
+extern _Atomic int hold_mode;
 
 void hold_init(void);
 void holds_init(struct holds *h, struct thread_record *owner);
@@ -75,7 +80,8 @@ void hold_return(struct hold *h);
 /* The light half of the fence, and the heavy one. */
 static inline void hold_fence(void)
 {
-	if (__builtin_expect(hold_asymmetric, 1))
+	if (__builtin_expect(atomic_load_explicit(&hold_mode, memory_order_relaxed) == HOLD_ASYMMETRIC,
+			     1))
 		atomic_signal_fence(memory_order_seq_cst);
 	else
 		atomic_thread_fence(memory_order_seq_cst);

@@ -139,8 +139,7 @@ int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 
 int switch_add(struct hf_switch *sw, struct hf_provider *p)
 {
-	int rc = hf_set_error(-EMFILE, "%d providers are open on this switch, the most there may be",
-			      MAX_PROVIDERS);
+	int rc = -EMFILE;
 
 	pthread_mutex_lock(&sw->lock);
 	for (int i = 0; i < MAX_PROVIDERS && rc; i++) {
@@ -150,7 +149,8 @@ int switch_add(struct hf_switch *sw, struct hf_provider *p)
 		}
 	}
 	pthread_mutex_unlock(&sw->lock);
-	return rc;
+	return rc ? hf_set_error(rc, "%d providers are open on this switch, the most there may be",
+				 MAX_PROVIDERS) : 0;
 }
 
 /*

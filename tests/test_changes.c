@@ -410,8 +410,11 @@ static void look_again(const struct row *row)
 static void test_row(void **state)
 {
 	const struct row *row = *state;
-	int rc = change_setup(row->change, &ground);
+	int rc;
 
+	if (SANITIZED && row->needs && !strcmp(row->needs, GLIBC))
+		skip_because("the sanitizer's allocator is in its place");
+	rc = change_setup(row->change, &ground);
 	if (rc)
 		cannot_run(row, rc);
 	if (!(row->change->flags & CHANGE_UNTOUCHED))
@@ -604,7 +607,9 @@ static void test_mremap_of_a_part_cached(void **state)
 		check_quiet(provider);
 		assert_true(check(q + FROM * page, SOME * page) & HF_REGION_HIT);
 		assert_int_equal(munmap(q, PAGES * page), 0);
-		unmap_alone(p, PAGES);
+		/* What it left may be somebody else's by now: only the fences are ours. */
+		assert_int_equal(munmap(p - page, page), 0);
+		assert_int_equal(munmap(p + PAGES * page, page), 0);
 	}
 }
 
@@ -738,7 +743,8 @@ static void test_brk_grows_after_arming(void **state)
 		assert_ptr_equal(sbrk((intptr_t)page), start + page * (size_t)(i + 1));
 		stamp(start, page * (size_t)(i + 2), 0);
 	}
-	assert_in_range(count_all_maps(), 0, before + 2);
+	if (!SANITIZED)
+		assert_in_range(count_all_maps(), 0, before + 2);
 	assert_true(check(start, page) & HF_REGION_HIT);
 	cache(start, (STEPS + 1) * page);
 	assert_true(check(start, (STEPS + 1) * page) & HF_REGION_HIT);

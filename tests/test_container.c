@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Places that forbid things: seccomp filters as containers have them, and older kernels. Each case runs in a child
+ * with a filter of its own. What is missing has to be named, and the rest has to work on.
+ */
+#include "check.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "hold.h"
+#include "os.h"
+
+#define IOCTL_UFFD_NEW 0xaa00u      /* USERFAULTFD_IOC_NEW */
+#define IOCTL_PROCMAP  0xc0686611u  /* PROCMAP_QUERY */
+#define ANY UINT32_MAX
+
+/* One system call, or one command of it, answers an error. */
+struct rule {
+	uint32_t nr, command, err;
+};
+
+static int forbid(const struct rule *rules, unsigned n)
+{
+	struct sock_filter code[64];
+	struct sock_fprog prog = { .filter = code };
+	unsigned at = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		bool any = rules[i].command == ANY;
+
+		code[at++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+							  offsetof(struct seccomp_data, nr));
+		code[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rules[i].nr, 0,
+							  any ? 1 : 3);
+		if (!any) {
+			code[at++] = (struct sock_filter)BPF_STMT(
+				BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1]));
+			code[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+								  rules[i].command, 0, 1);
+		}
+		code[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
+							  SECCOMP_RET_ERRNO | rules[i].err);
+	}
+	code[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	prog.len = (unsigned short)at;
+	CHILD_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	CHILD_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) == 0);
+	return 0;
+}
+
+static void in_child(int (*run)(void *arg))
+{
+	assert_int_equal(check_child(run, NULL), 0);
+}
+
+static bool have_uffd(void)
+{
+	struct hf_switch *sw;
+
+	if (hf_switch_open("proxy=uffd", &sw))
+		return false;
+	check_ok(hf_switch_close(sw));
+	return true;
+}
+
+static void in_child_with_uffd(int (*run)(void *arg))
+{
+	if (!have_uffd()) {
+		print_message("skipped: %s\n", hf_error());
+		skip();
+	}
+	in_child(run);
+}
+
+/* Cached or not: two gets of one page, and a third after the page was replaced. */
+static int use_cache(struct hf_switch *sw, bool cached)
+{
+	size_t page = check_page();
+	unsigned want = cached ? HF_REGION_CACHED : 0;
+	struct hf_sim sim = { 0 };
+	struct hf_provider *p;
+	struct hf_region r;
+	void *m = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHILD_CHECK(hf_provider_open_nic(sw, hf_nic_find("sim"), &sim, NULL, &p) == 0);
+	for (int i = 0; i < 2; i++) {
+		CHILD_CHECK(hf_get(p, m, page, HF_READWRITE, &r) == 0);
+		CHILD_CHECK(r.flags == (want | (cached && i ? HF_REGION_HIT : 0)));
+		CHILD_CHECK(hf_put(p, &r) == 0);
+	}
+	if (!strcmp(hf_switch_proxy(sw), "manual"))
+		CHILD_CHECK(hf_invalidate(sw, m, page) == 1);
+	CHILD_CHECK(mmap(m, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+			 0) == m);
+	CHILD_CHECK(hf_get(p, m, page, HF_READWRITE, &r) == 0);
+	CHILD_CHECK(!(r.flags & HF_REGION_HIT));
+	CHILD_CHECK(hf_put(p, &r) == 0);
+	CHILD_CHECK(hf_provider_close(p) == 0);
+	CHILD_CHECK(sim.live == 0);
+	CHILD_CHECK(hf_switch_close(sw) == 0);
+	return 0;
+}
+
+static int auto_is(const char *proxy, bool cached)
+{
+	struct hf_switch *sw;
+
+	CHILD_CHECK(hf_switch_open(NULL, &sw) == 0);
+	CHILD_CHECK(!strcmp(hf_switch_proxy(sw), proxy));
+	return use_cache(sw, cached);
+}
+
+/* By the system call and by the device. */
+static int without_uffd(uint32_t err, int want, const char *words)
+{
+	struct rule rules[] = { { SYS_userfaultfd, ANY, err }, { SYS_ioctl, IOCTL_UFFD_NEW, err } };
+	struct hf_switch *sw;
+	struct hf_probe probe;
+
+	CHILD_CHECK(forbid(rules, 2) == 0);
+	CHILD_CHECK(hf_switch_open("proxy=uffd", &sw) == want);
+	CHILD_CHECK(strstr(hf_error(), words));
+	CHILD_CHECK(hf_proxy_probe(0, &probe) == 0 && !strcmp(probe.name, "uffd"));
+	CHILD_CHECK(probe.available == want && strstr(probe.reason, words));
+	return auto_is("none", false);
+}
+
+static int uffd_refused(void *arg)
+{
+	return without_uffd(EPERM, -EPERM, "seccomp");
+}
+
+static int uffd_unknown(void *arg)
+{
+	return without_uffd(ENOSYS, -ENOSYS, "CONFIG_USERFAULTFD");
+}
+
+static void test_uffd_refused(void **state)
+{
+	in_child(uffd_refused);
+}
+
+static void test_uffd_unknown(void **state)
+{
+	in_child(uffd_unknown);
+}
+
+/* A kernel before 6.7 refuses the first handshake, with WP_ASYNC; the second, without, has to do. */
+static int no_wp_async(void *arg)
+{
+	struct hf_switch *sw = NULL;
+
+	for (int64_t n = 1; !sw; n++) {
+		hf_fault_arm(n);
+		CHILD_CHECK(hf_switch_open("proxy=uffd", &sw) || hf_fault_last());
+		CHILD_CHECK(n < 100);
+		/* A step that may fail without a consequence, such as the first handshake. */
+		if (sw && strcmp(hf_fault_last(), "UFFDIO_API")) {
+			CHILD_CHECK(hf_switch_close(sw) == 0);
+			sw = NULL;
+		}
+	}
+	hf_fault_arm(0);
+	return use_cache(sw, true);
+}
+
+static void test_no_wp_async(void **state)
+{
+	in_child_with_uffd(no_wp_async);
+}
+
+/* A kernel before 6.11: the mappings are read as text. */
+static int no_procmap(void *arg)
+{
+	struct rule rule = { SYS_ioctl, IOCTL_PROCMAP, ENOTTY };
+
+	CHILD_CHECK(forbid(&rule, 1) == 0);
+	CHILD_CHECK(auto_is("uffd", true) == 0);
+	CHILD_CHECK(hf_range_check(4096, 8192, HF_READ) == -EFAULT);
+	return 0;
+}
+
+static void test_no_procmap_query(void **state)
+{
+	in_child_with_uffd(no_procmap);
+}
+
+/* No membarrier: readers fence themselves. */
+static int no_membarrier(void *arg)
+{
+	struct rule rule = { SYS_membarrier, ANY, EPERM };
+
+	hold_mode = HOLD_FENCED; /* the parent's, which a fork copies */
+	CHILD_CHECK(forbid(&rule, 1) == 0);
+	CHILD_CHECK(auto_is("uffd", true) == 0);
+	CHILD_CHECK(hold_mode == HOLD_FENCED);
+	return 0;
+}
+
+/* A sandbox is entered with everything open: the first deregistration finds out. */
+static int membarrier_lost(void *arg)
+{
+	struct rule rule = { SYS_membarrier, ANY, EPERM };
+	struct hf_switch *sw;
+
+	CHILD_CHECK(hf_switch_open("proxy=manual", &sw) == 0);
+	CHILD_CHECK(use_cache(sw, true) == 0);
+	CHILD_CHECK(hold_mode == HOLD_ASYMMETRIC);
+	CHILD_CHECK(forbid(&rule, 1) == 0);
+	CHILD_CHECK(hf_switch_open("proxy=manual", &sw) == 0);
+	CHILD_CHECK(use_cache(sw, true) == 0);
+	CHILD_CHECK(hold_mode == HOLD_LOST);
+	return 0;
+}
+
+static void test_membarrier_lost(void **state)
+{
+	in_child(membarrier_lost);
+}
+
+static void test_no_membarrier(void **state)
+{
+	in_child_with_uffd(no_membarrier);
+}
+
+static int uring_is(uint32_t err, int want, const char *words)
+{
+	struct rule rule = { SYS_io_uring_setup, ANY, err };
+	struct hf_provider *p;
+	struct hf_switch *sw;
+	struct hf_probe probe;
+
+	CHILD_CHECK(forbid(&rule, 1) == 0);
+	CHILD_CHECK(hf_switch_open("proxy=manual", &sw) == 0);
+	CHILD_CHECK(hf_provider_open(sw, "uring", NULL, &p) == want);
+	CHILD_CHECK(strstr(hf_error(), words));
+	CHILD_CHECK(hf_nic_probe(0, &probe) == 0 && probe.available == want);
+	CHILD_CHECK(strstr(probe.reason, words));
+	return use_cache(sw, true);
+}
+
+static int uring_refused(void *arg)
+{
+	return uring_is(EPERM, -EPERM, "io_uring");
+}
+
+static int uring_unknown(void *arg)
+{
+	return uring_is(ENOSYS, -ENOSYS, "seccomp");
+}
+
+static void test_uring_refused(void **state)
+{
+	in_child(uring_refused);
+}
+
+static void test_uring_unknown(void **state)
+{
+	in_child(uring_unknown);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_uffd_refused),     cmocka_unit_test(test_uffd_unknown),
+		cmocka_unit_test(test_no_wp_async),      cmocka_unit_test(test_no_procmap_query),
+		cmocka_unit_test(test_no_membarrier),    cmocka_unit_test(test_membarrier_lost),
+		cmocka_unit_test(test_uring_refused),
+		cmocka_unit_test(test_uring_unknown),
+	};
+
+	unsetenv("HOLDFAST");
+	return cmocka_run_group_tests_name("container", tests, NULL, NULL);
+}
