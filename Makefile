@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# Two commands: `make demo` shows it, `make check` proves it. Meson does the work.
+# `make demo` shows it, `make check` proves it, `make bench` measures it. Meson does the work.
 BUILD ?= build
 TOOL = $(BUILD)/tools/holdfast
 

@@ -70,7 +70,6 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	pthread_mutex_init(&c->reap_lock, NULL);
 	pool_init(&c->pool, sizeof(struct entry));
 	sem_init(&c->wake, 0, 0);
-	hold_init();
 	c->number = atomic_fetch_add(&caches_opened, 1) + 1;
 	c->counter = take_counter();
 	if (c->counter < 0)

@@ -43,14 +43,14 @@
 struct entry {
 	struct entry *next;      /* in the free, reap or victim list; never read without owning it */
 	_Atomic uint64_t word;
+	_Atomic uint32_t stamp;  /* the cache's epoch at the last use; beside the word: a hit reads both */
+	uint32_t mark;           /* the last census that found a holder; lock */
 	struct node node;        /* in index[access - 1] while live */
 	/* Set before the entry is published, constant while somebody holds it. */
 	uint64_t lkey, rkey;
 	uint64_t nic_priv;
 	uint64_t watch_id;
 	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
-	_Atomic uint32_t stamp;  /* the cache's epoch at the last use */
-	uint32_t mark;           /* the last census that found a holder; lock */
 	uint16_t access;
 	bool changed;            /* pending: memory changed meanwhile; lock */
 	bool watched;            /* watch_id is to be unsecured */

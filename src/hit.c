@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The fast path: find, hold, put. No lock, no allocation, no locked instruction, and no write to a cache line
- * that another thread uses.
+ * that another thread uses, but for the entry's stamp, once for each miss of the cache.
  *
  * First the thread's own memory of what it found lately, then the index. Both are hints: entries never leave
  * their pool, so a hint may name one that died or lives again elsewhere. The hold decides (hold.h):

@@ -9,6 +9,8 @@
 #include "os.h"
 #include "thread.h"
 
+_Static_assert(offsetof(struct thread_record, holds) == 0, "hold_clear() takes one for the other");
+
 _Atomic int hold_mode;
 static _Atomic bool first_init; /* somebody has decided */
 

@@ -70,6 +70,7 @@ struct holds {
 enum hold_mode { HOLD_FENCED, HOLD_ASYMMETRIC, HOLD_LOST };
 extern _Atomic int hold_mode;
 
+/* At the opening of a switch, before any cache. */
 void hold_init(void);
 void holds_init(struct holds *h, struct thread_record *owner);
 /* The slow half of hold_take(): what other threads gave back, or a new chunk. NULL: no memory. */

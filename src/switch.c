@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backends.h"
+#include "hold.h"
 #include "os.h"
 #include "provider.h"
 
@@ -211,6 +212,8 @@ static int switch_new(const char *options, struct hf_switch **out)
 
 	if (!sw)
 		return hf_set_error(-ENOMEM, "no memory for a switch");
+	/* Before there is an event thread: the kernel waits for a grace period in a process with threads. */
+	hold_init();
 	pthread_mutex_init(&sw->lock, NULL);
 	secured_init(&sw->secured);
 	sw->sink.sw = sw;

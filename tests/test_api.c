@@ -812,6 +812,25 @@ struct child {
 	uint64_t id;
 };
 
+/* Descriptors of the parent's proxy, or of what it knows of its mappings: a child must hold none. */
+static unsigned inherited(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 256; fd++) {
+		char path[32], target[128];
+		ssize_t len;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		len = readlink(path, target, sizeof(target) - 1);
+		if (len < 0)
+			continue;
+		target[len] = 0;
+		n += strstr(target, "userfaultfd") || strstr(target, "/maps");
+	}
+	return n;
+}
+
 #define GONE(call) CHILD_CHECK((call) == -EOWNERDEAD && strstr(hf_error(), "fork"))
 
 static int child_main(void *arg)
@@ -827,6 +846,7 @@ static int child_main(void *arg)
 	char b = 0;
 
 	alarm(5); /* a call that waits is killed */
+	CHILD_CHECK(inherited() == 0);
 	GONE(hf_get(g->p, at(g, 0), page, HF_READ, &r));
 	GONE(hf_get(g->p, at(g, 3), page, HF_READ, &r));
 	GONE(hf_get_unchecked(g->p, at(g, 0), page, HF_READ, &r));
@@ -860,6 +880,7 @@ static void forked_child(void **state)
 	check_ok(hf_secure(g->sw, at(g, 8), page, HF_READ | HF_NOTIFY, NULL, NULL, &c.id));
 	check_touch(g->p, at(g, 1), page, HF_READ);
 	before = check_stats(g->p);
+	assert_true(inherited() > 0); /* the control: they can be seen */
 	for (unsigned i = 0; i < 10; i++)
 		assert_int_equal(check_child(child_main, &c), 0);
 	after = check_stats(g->p);

@@ -130,7 +130,8 @@ int hf_unsecure(struct hf_switch *sw, uint64_t id);
  *   "sim"                       no hardware, for tests; see holdfast/sim.h
  * `options`: as for hf_switch_open (max_bytes, max_count, cache, ...).
  *
- * Errors: -EINVAL, -ENOENT (no such NIC), -ENOMEM, -ENOSYS, -EPERM, -EOPNOTSUPP, as the NIC says.
+ * Errors: -EINVAL, -ENOENT (no such NIC), -EMFILE (64 on this switch, 256 in the process, or descriptors),
+ * -EAGAIN (no thread), -ENOMEM, -ENOSYS, -EPERM, -EOPNOTSUPP, -EBUSY, -EEXIST, as the NIC says.
  */
 int hf_provider_open(struct hf_switch *sw, const char *nic, const char *options,
 		     struct hf_provider **out);
