@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KIB 1024ul
@@ -89,6 +90,27 @@ static inline void check_close(struct hf_switch *sw, struct hf_provider *p)
 {
 	check_ok(hf_provider_close(p));
 	check_ok(hf_switch_close(sw));
+}
+
+/* For a teardown: 0, or the first error, told. Both are NULL afterwards. */
+static inline int check_close_both(struct hf_switch **sw, struct hf_provider **p)
+{
+	int rc = hf_provider_close(*p);
+
+	if (rc)
+		print_error("hf_provider_close: %s\n", hf_error());
+	*p = NULL;
+	rc = rc ? rc : hf_switch_close(*sw);
+	*sw = NULL;
+	return rc;
+}
+
+static inline uint64_t check_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 static inline struct hf_region check_get(struct hf_provider *p, const void *addr, size_t len, unsigned access)

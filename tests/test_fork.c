@@ -40,14 +40,7 @@ static int open_both(void **state)
 
 static int close_both(void **state)
 {
-	int rc = hf_provider_close(provider);
-
-	if (rc)
-		print_error("hf_provider_close: %s\n", hf_error());
-	provider = NULL;
-	rc = rc ? rc : hf_switch_close(sw);
-	sw = NULL;
-	return rc;
+	return check_close_both(&sw, &provider);
 }
 
 static bool opens(struct hf_switch **s, struct hf_provider **p, const char *options)

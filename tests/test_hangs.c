@@ -56,14 +56,7 @@ static int open_sim(void **state)
 
 static int close_both(void **state)
 {
-	int rc = hf_provider_close(provider);
-
-	if (rc)
-		print_error("hf_provider_close: %s\n", hf_error());
-	provider = NULL;
-	rc = rc ? rc : hf_switch_close(sw);
-	sw = NULL;
-	return rc;
+	return check_close_both(&sw, &provider);
 }
 
 static unsigned char *map(size_t len)

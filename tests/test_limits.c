@@ -609,20 +609,12 @@ struct stress {
 	int rc;
 };
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static void *stress_main(void *arg)
 {
 	struct stress *s = arg;
-	uint64_t end = now_ms() + STRESS_MS;
+	uint64_t end = check_now_ms() + STRESS_MS;
 
-	while (now_ms() < end && !s->rc) {
+	while (check_now_ms() < end && !s->rc) {
 		uint64_t x = check_random(&s->seed);
 		struct hf_region r;
 
