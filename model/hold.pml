@@ -48,7 +48,7 @@
 #define PUTTER 3
 #define MAKER  4 /* a miss: registers when there is a free entry, and puts */
 
-#if defined(RACE) /* with one entry, once */
+#if defined(RACE) /* one entry, that dies once */
 #define ROLE0 GETTER
 #define ROUNDS0 2
 #define ROLE1 GETTER
@@ -65,9 +65,9 @@
 #define ROLE1 PUTTER
 #define ROUNDS1 1
 #define EVICTOR
-#elif defined(EVICTION)
+#elif defined(EVICTION) /* and what has changed goes, too */
 #define ROLE0 GETTER
-#define ROUNDS0 2
+#define ROUNDS0 1
 #define ROLE1 MAKER
 #define ROUNDS1 1
 #define EVICTOR
@@ -108,15 +108,13 @@
 #define PASSES_IF(condition, place) skip
 #endif
 #define BUFFERED_HOLD   1 /* membarrier meets a hold that stands, and isn't in memory */
-#define REAPER_WAITS    2 /* the reaper's census found a holder */
-#define PUT_WAKES       3 /* the put of a dead registration */
-#define WAITED_FOR_HINT 4 /* the reaper waits for a hold that doesn't stand */
-#define OTHER_LIFE      5 /* what was remembered lives again as another */
-#define ELSEWHERE       6 /* what the index told is live, but for another range */
-#define OTHER_PUTS      7 /* a thread puts another's hold of a dead registration */
-#define EVICTED         8
-#define EVICTED_HELD    9 /* the second census found a holder */
-#define NO_POST         10 /* pushed to a stack that wasn't empty */
+#define PUT_WAKES       2 /* the put of a dead registration that the reaper waits for */
+#define WAITED_FOR_HINT 3 /* the reaper waits for a hold that doesn't stand */
+#define OTHER_LIFE      4 /* what was remembered lives again as another */
+#define ELSEWHERE       5 /* what the index told is live, but for another range */
+#define OTHER_PUTS      6 /* a thread puts another's hold of a dead registration */
+#define EVICTED_HELD    7 /* the evictor's second census found a holder */
+#define NO_POST         8 /* pushed to a stack that wasn't empty */
 
 /* ------------------------------------------------------------------ the processors */
 
@@ -158,7 +156,7 @@ inline hold_fence_all()
 {
 #if !defined(NO_MEMBARRIER) && !defined(READERS_FENCE)
 #ifdef PROBE
-	PASSES_IF(nempty(buffer[0]) && holders[0] > 0 && memory[HOLD(0)] == NONE, BUFFERED_HOLD);
+	PASSES_IF(len(buffer[0]) > 0 && holders[0] > 0 && memory[HOLD(0)] == NONE, BUFFERED_HOLD);
 #endif
 	if
 	:: empty(buffer[0]) -> empty(buffer[1])
@@ -202,7 +200,7 @@ bool passer_done;
 /* I2: what is held is in the NIC. A hit is of the life that was remembered. */
 #define I2_IN_THE_NIC(e) assert(!stands || nic[e] == life)
 #define I2_NOT_HELD(e)   assert(holders[e] == 0)
-#define SAME_LIFE(e)     assert(LIFE_OF(hint_word) == LIFE_OF(word[e]))
+#define SAME_LIFE        assert(life == LIFE_OF(hint_word))
 
 /* cache_kill(), lock held */
 inline kill(e)
@@ -224,9 +222,8 @@ inline hand_over(e)
 /* cache_census(): reads the holds one after the other */
 inline census(held)
 {
-	held = 0;
-	atomic { held = held | (memory[HOLD(0)] < NONE -> BIT(memory[HOLD(0)]) : 0) }
-	atomic { held = held | (memory[HOLD(1)] < NONE -> BIT(memory[HOLD(1)]) : 0) }
+	held = (memory[HOLD(0)] < NONE -> BIT(memory[HOLD(0)]) : 0);
+	held = held | (memory[HOLD(1)] < NONE -> BIT(memory[HOLD(1)]) : 0)
 }
 
 /* deregister(), free_entry() */
@@ -267,8 +264,10 @@ inline release(hold, mine)
 #ifndef WORD_BEFORE_CLEAR
 		dead = (FLAGS(word[e]) & DEAD) != 0;
 #endif
-#ifdef NO_WAKE
+#if defined(NO_WAKE)
 		dead = false;
+#elif defined(NO_WAKE_UNUSED)
+		dead = dead && life != 0;
 #endif
 		PASSES_IF(dead && waiting, PUT_WAKES);
 		PASSES_IF(dead && !mine, OTHER_PUTS);
@@ -350,7 +349,7 @@ proctype program_thread(byte me; byte role; byte rounds; byte wanted)
 		fi;
 		hold_if(IS_REMEMBERED);
 		if
-		:: stands -> SAME_LIFE(e); goto use
+		:: stands -> SAME_LIFE; goto use
 		:: !stands
 		fi;
 
@@ -370,15 +369,16 @@ by_index:	/* find_in(). What the index told may be elsewhere by now. */
 		hold_if(IS_LIVE);
 		if
 		:: !stands -> goto put
-#ifndef NO_COVERS
-		:: stands && range[e] != wanted -> PASSES(ELSEWHERE); goto put
-		:: stands && range[e] == wanted
-#else
 		:: stands
-#endif
 		fi;
-		/* cache_remember(), but not what has died meanwhile */
+		/* serves(); cache_remember(), but not what has died meanwhile */
 		atomic {
+#ifndef NO_COVERS
+			if
+			:: range[e] != wanted -> PASSES(ELSEWHERE); goto put
+			:: else
+			fi;
+#endif
 			assert(range[e] == wanted);
 			hint_word = word[e];
 			hint = e;
@@ -397,8 +397,8 @@ make:		/* cache_miss(): an entry from the pool; the range; and it is registered 
 			fi;
 			free[e] = false;
 			if
-			:: range[e] = 0
 			:: range[e] = 1
+			:: range[e] = 0
 			fi;
 			life = LIFE_OF(word[e]) + 1;
 			word[e] = life << 2;
@@ -406,7 +406,7 @@ make:		/* cache_miss(): an entry from the pool; the range; and it is registered 
 			pins++
 		}
 		/* finish() */
-		store(HOLD(me), e);
+		store(HOLD(me), e) HOLD_FENCE;
 		d_step {
 			word[e] = word[e] | LIVE;
 			it_stands();
@@ -510,8 +510,7 @@ proctype reaper()
 		atomic {
 			waiting = dead & held;
 			dead = dead & ~held;
-			held = 0;
-			PASSES_IF(waiting != 0, REAPER_WAITS)
+			held = 0
 		}
 		do
 		:: e == ENTRIES -> break
@@ -542,7 +541,6 @@ proctype evictor()
 #endif
 		:: else -> goto out
 		fi;
-		PASSES(EVICTED);
 		kill(e)
 	}
 #if !defined(NO_RECHECK) && !defined(CENSUS_FIRST)

@@ -1,48 +1,74 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
-# Check uffd.pml with Spin: run.sh [PATTERN]. With a pattern only the lines of the table below that
-# match it. A proof must be an exhaustive search without an error. A refutation must find a
+# Check uffd.pml and hold.pml with Spin: run.sh [PATTERN]. With a pattern only the lines of the table
+# below that match it. A proof must be an exhaustive search without an error. A refutation must find a
 # violation of the property named. A place must be reached. JOBS (2) run at once; CC (gcc).
 # Exit status: 0 all as expected, 1 something was not, 77 there is no Spin here.
 set -u
 
 table='
-proof  REMOVE_UNMAP
-proof  REMOVE_UNMAP  NO_WAIT
-proof  REMOVE
-proof  NIC_FREES
-proof  SIGNAL
-proof  FAST
-proof  UNMAP
-proof  UNMAP         NO_WAIT
-proof  UNMAP_TWICE
-proof  MISS_TWICE
-proof  EVICT
-I1     UNMAP         NO_CHECK
-I1     UNMAP         WORD_FIRST
-I1     UNMAP         NO_ODD
-I1     UNMAP         NO_PLACEHOLDER
-I1     UNMAP         PIN_FIRST
-I1     UNMAP         ARM_LATE
-I1     REMOVE        NO_QUARANTINE
-I1     REMOVE        QUARANTINE_LATE
-I1     REMOVE        TICK_EARLY
-I1     REMOVE_UNMAP  NO_QUARANTINE
-I2     EVICT         REAP_HELD
-I4     SIGNAL        BLOCKING_LOCK
-I4     UNMAP         EVENT_DEREG
-pins   UNMAP         LOST_PUT
-place  UNMAP         PROBE=1
-place  UNMAP         PROBE=2
-place  UNMAP         PROBE=3
-place  REMOVE        PROBE=4
-place  REMOVE        PROBE=5
-place  UNMAP         PROBE=6
-place  SIGNAL        PROBE=7
-place  NIC_FREES     PROBE=8
-place  MISS_TWICE    PROBE=9
-place  EVICT         PROBE=10
+uffd  proof  REMOVE_UNMAP
+uffd  proof  REMOVE_UNMAP  NO_WAIT
+uffd  proof  REMOVE
+uffd  proof  NIC_FREES
+uffd  proof  SIGNAL
+uffd  proof  FAST
+uffd  proof  UNMAP
+uffd  proof  UNMAP         NO_WAIT
+uffd  proof  UNMAP_TWICE
+uffd  proof  MISS_TWICE
+uffd  proof  EVICT
+uffd  I1     UNMAP         NO_CHECK
+uffd  I1     UNMAP         WORD_FIRST
+uffd  I1     UNMAP         NO_ODD
+uffd  I1     UNMAP         NO_PLACEHOLDER
+uffd  I1     UNMAP         PIN_FIRST
+uffd  I1     UNMAP         ARM_LATE
+uffd  I1     REMOVE        NO_QUARANTINE
+uffd  I1     REMOVE        QUARANTINE_LATE
+uffd  I1     REMOVE        TICK_EARLY
+uffd  I1     REMOVE_UNMAP  NO_QUARANTINE
+uffd  I2     EVICT         REAP_HELD
+uffd  I4     SIGNAL        BLOCKING_LOCK
+uffd  I4     UNMAP         EVENT_DEREG
+uffd  pins   UNMAP         LOST_PUT
+uffd  place  UNMAP         PROBE=1
+uffd  place  UNMAP         PROBE=2
+uffd  place  UNMAP         PROBE=3
+uffd  place  REMOVE        PROBE=4
+uffd  place  REMOVE        PROBE=5
+uffd  place  UNMAP         PROBE=6
+uffd  place  SIGNAL        PROBE=7
+uffd  place  NIC_FREES     PROBE=8
+uffd  place  MISS_TWICE    PROBE=9
+uffd  place  EVICT         PROBE=10
+hold  proof  TWO
+hold  proof  EVICTION
+hold  proof  REUSE
+hold  proof  RACE
+hold  proof  TWO_HANDS
+hold  proof  PASS
+hold  proof  REUSE         READERS_FENCE
+hold  I2     RACE          NO_MEMBARRIER
+hold  I2     RACE          CHECK_FIRST
+hold  I2     EVICTION      CENSUS_FIRST
+hold  I2     EVICTION      NO_RECHECK
+hold  I2     PASS          RETURN_FIRST
+hold  I2     RACE          REMEMBER_DEAD
+hold  wake   RACE          NO_WAKE
+hold  wake   RACE          NO_WAKE_UNUSED
+hold  wake   RACE          WORD_BEFORE_CLEAR
+hold  hit    REUSE         NO_GENERATION
+hold  hit    REUSE         NO_COVERS
+hold  place  RACE          PROBE=1
+hold  place  RACE          PROBE=2
+hold  place  RACE          PROBE=3
+hold  place  REUSE         PROBE=4
+hold  place  REUSE         PROBE=5
+hold  place  PASS          PROBE=6
+hold  place  EVICTION      PROBE=7
+hold  place  TWO           PROBE=8
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -50,9 +76,11 @@ place  EVICT         PROBE=10
 violation() {
 	case $1 in
 	I1)    echo '-E assertion violated .*>=need' ;;
-	I2)    echo '-E assertion violated .*(holders\[|reg_page\[[a-z]+\]!=0)' ;;
+	I2)    echo '-E assertion violated .*(holders\[|reg_page\[[a-z]+\]!=0|nic\[)' ;;
 	I4)    echo '-A invalid end state' ;;
 	pins)  echo '-E assertion violated .*pins==0' ;;
+	wake)  echo '-E assertion violated .*waiting==0' ;;
+	hit)   echo '-E assertion violated .*(hint_word>>|range\[e\]==wanted)' ;;
 	place) echo "-E assertion violated .*${2#PROBE=}!=${2#PROBE=}" ;;
 	esac
 }
@@ -69,8 +97,8 @@ search() { # optimisation, pan's option, -D...
 
 # A name that the model doesn't know would change nothing, and a proof would mean nothing.
 known() {
-	for name; do
-		grep -qw "${name%=*}" "$model" || return
+	for known; do
+		grep -qw "${known%=*}" "$model" || return
 	done
 }
 
@@ -80,15 +108,16 @@ proved() {
 		! grep -qiE 'search not completed|max search depth|out of memory|hash factor|error:' out
 }
 
-one() { # expectation, configuration, change
-	dir=$work/$1-$2-${3:-}
+one() { # model, expectation, configuration, change
+	name=$1 model=$here/$1.pml dir=$work/$1-$2-$3-${4:-}
+	shift
 	mkdir "$dir" && cd "$dir" || return
 	verdict=FAILED
 	: >out
 	if ! known "$2" ${3:+"$3"}; then
-		echo "uffd.pml has no $2 ${3:-}" >out
+		echo "$name.pml has no $2 ${3:-}" >out
 	elif [ "$1" = proof ]; then
-		search -O1 '' "-D$2" ${3:+"-D$3"}
+		search -Og '' "-D$2" ${3:+"-D$3"}
 		proved && verdict=ok
 	else
 		violation=$(violation "$1" "${3:-}")
@@ -97,14 +126,15 @@ one() { # expectation, configuration, change
 	fi
 	found=$(sed -n 's/^pan:1: \(.*\) (at depth.*/\1/p' out)
 	states=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' out)
-	printf '%-6s %-5s %-12s %-15s %9s states  %s\n' "$verdict" "$1" "$2" "${3:--}" \
+	printf '%-6s %-4s %-5s %-12s %-17s %8s states  %s\n' "$verdict" "$name" "$1" "$2" "${3:--}" \
 		"${states:-no}" "${found:-no error}" | tee verdict
 	[ $verdict = ok ] || sed 's/^/    /' out
 }
 
+here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" = --one ]; then # as xargs calls it below
-	work=$2 model=$3
-	shift 3
+	work=$2
+	shift 2
 	one "$@"
 	exit 0
 fi
@@ -113,12 +143,11 @@ if ! command -v "${SPIN:-spin}" >/dev/null || ! command -v "${CC:-gcc}" >/dev/nu
 	echo "skipped: needs spin and ${CC:-gcc} (on Debian: apt-get install spin gcc)"
 	exit 77
 fi
-here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 wanted=$(echo "$table" | grep . | grep -e "${1:-.}")
-echo "$wanted" | grep . | xargs -r -P "${JOBS:-2}" -L 1 "$here/run.sh" --one "$work" "$here/uffd.pml"
+echo "$wanted" | grep . | xargs -r -P "${JOBS:-2}" -L 1 "$here/run.sh" --one "$work"
 all=$(echo "$wanted" | grep -c .)
 passed=$(cat "$work"/*/verdict 2>/dev/null | grep -c '^ok ')
 echo "$passed passed, $((all - passed)) failed"
