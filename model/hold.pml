@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The protocol of the holds (src/hold.h, src/hit.c, src/reaper.c), for Spin, on processors with store buffers.
+ * The protocol of the holds (src/hold.h, src/hit.c, src/reaper.c), for Spin, with store buffers.
  * A get and a put write nothing that is shared but the thread's own hold, without a fence; who takes a
  * registration away looks at all holds. uffd.pml has holders as an exact counter; this is why it may.
  * run.sh checks I2, that no wake-up is lost, that a hit is of the life that was remembered, and no
@@ -36,7 +36,7 @@
  * if it emptied it, and each thread's at a moment of its own. The event thread, the reaper and who
  * evicts have no buffers: after each store of theirs comes a locked instruction before the next load that
  * matters. Sections under the cache's lock are one step where only one thing in them can be seen without it.
- * A thread has one hold; one that has it out waits until it is back. README.md says what each mutation leaves out.
+ * A thread has one hold; one that has it out waits until it is back. What is left out: README.md.
  */
 
 #define NONE 7
@@ -59,15 +59,16 @@
 #define ROLE1 MAKER
 #define ROUNDS1 1
 #define KILLS 2
-#elif defined(PASS) /* another thread puts */
+#elif defined(PASS) /* another thread puts; the entry dies by either hand */
 #define ROLE0 PASSER
 #define ROUNDS0 2
 #define ROLE1 PUTTER
 #define ROUNDS1 1
 #define EVICTOR
-#elif defined(EVICTION) /* and what has changed goes, too */
+#elif defined(EVICTION) /* the entry is evicted, and lives again */
+#define KILLS 0
 #define ROLE0 GETTER
-#define ROUNDS0 1
+#define ROUNDS0 2
 #define ROLE1 MAKER
 #define ROUNDS1 1
 #define EVICTOR
@@ -99,7 +100,7 @@
 #define KILLS 1
 #endif
 
-/* A probe is a place that must be reachable: else a proof would say nothing about it. */
+/* A probe is a place that must be reachable. Most are shown to be by the mutations. */
 #ifdef PROBE
 #define PASSES(place) assert(PROBE != place)
 #define PASSES_IF(condition, place) assert(!(condition) || PROBE != place)
@@ -107,14 +108,10 @@
 #define PASSES(place) skip
 #define PASSES_IF(condition, place) skip
 #endif
-#define BUFFERED_HOLD   1 /* membarrier meets a hold that stands, and isn't in memory */
-#define PUT_WAKES       2 /* the put of a dead registration that the reaper waits for */
-#define WAITED_FOR_HINT 3 /* the reaper waits for a hold that doesn't stand */
-#define OTHER_LIFE      4 /* what was remembered lives again as another */
-#define ELSEWHERE       5 /* what the index told is live, but for another range */
-#define OTHER_PUTS      6 /* a thread puts another's hold of a dead registration */
-#define EVICTED_HELD    7 /* the evictor's second census found a holder */
-#define NO_POST         8 /* pushed to a stack that wasn't empty */
+#define BUFFERED_HOLD 1 /* membarrier meets a hold that stands, and isn't in memory */
+#define OTHER_PUTS    2 /* a thread puts another's hold of a dead registration */
+#define EVICTED_HELD  3 /* the evictor's second census found a holder */
+#define NO_POST       4 /* pushed to a stack that wasn't empty */
 
 /* ------------------------------------------------------------------ the processors */
 
@@ -192,9 +189,8 @@ bool asleep = true;    /* the reaper, at its semaphore */
 /* For the claims only: by how many gets this entry is in use, that were not put. */
 byte holders[ENTRIES];
 
-/* Threads that have ended, and for a passer, what it passed. */
-byte done;
-byte passed;
+byte done;             /* threads that have ended */
+byte passed;           /* regions that nobody has put */
 bool passer_done;
 
 /* I2: what is held is in the NIC. A hit is of the life that was remembered. */
@@ -269,7 +265,6 @@ inline release(hold, mine)
 #elif defined(NO_WAKE_UNUSED)
 		dead = dead && life != 0;
 #endif
-		PASSES_IF(dead && waiting, PUT_WAKES);
 		PASSES_IF(dead && !mine, OTHER_PUTS);
 		posts = posts + dead;
 		dead = false;
@@ -284,7 +279,7 @@ inline release(hold, mine)
 #else
 #define IS_REMEMBERED (word[e] == hint_word)
 #endif
-#define IS_LIVE (FLAGS(word[e]) == LIVE)
+#define IS_LIVE(e) (FLAGS(word[e]) == LIVE)
 
 inline it_stands()
 {
@@ -309,7 +304,7 @@ inline hold_if(condition)
 	atomic {
 		if
 		:: condition -> it_stands()
-		:: else -> PASSES_IF(waiting & BIT(e), WAITED_FOR_HINT)
+		:: else
 		fi
 	}
 #endif
@@ -326,10 +321,10 @@ proctype program_thread(byte me; byte role; byte rounds; byte wanted)
 	bool dead;
 
 	if /* found lately, or never */
+	:: ENTRIES == 1
 	:: role == GETTER || role == PASSER ->
-		hint = wanted;
+		hint = wanted; /* entries and what they cover first are numbered alike */
 		hint_word = FIRST_LIFE
-	:: true
 	fi;
 	do
 	:: rounds == 0 -> break
@@ -354,9 +349,6 @@ proctype program_thread(byte me; byte role; byte rounds; byte wanted)
 		fi;
 
 		/* cache_unhold() */
-#ifdef PROBE
-		PASSES_IF(IS_LIVE, OTHER_LIFE);
-#endif
 		d_step { hint = NONE; hint_word = 0 }
 		release(HOLD(me), true);
 
@@ -366,7 +358,7 @@ by_index:	/* find_in(). What the index told may be elsewhere by now. */
 		:: e == NONE -> goto next
 		:: e != NONE
 		fi;
-		hold_if(IS_LIVE);
+		hold_if(IS_LIVE(e));
 		if
 		:: !stands -> goto put
 		:: stands
@@ -375,7 +367,7 @@ by_index:	/* find_in(). What the index told may be elsewhere by now. */
 		atomic {
 #ifndef NO_COVERS
 			if
-			:: range[e] != wanted -> PASSES(ELSEWHERE); goto put
+			:: range[e] != wanted -> goto put
 			:: else
 			fi;
 #endif
@@ -523,7 +515,7 @@ next:
 }
 
 #ifdef EVICTOR
-/* cache_evict(), cache_retire(): an idle one goes, by a census without a fence; then it is looked at again. */
+/* cache_evict(), cache_retire(): an idle one goes, by a census without a fence; then a second look. */
 proctype evictor()
 {
 	byte held;
@@ -565,11 +557,10 @@ out:
 
 /* ------------------------------------------------------------------ from open to quiet */
 
-#define IS_LIVE_AT(e) (FLAGS(word[e]) == LIVE)
 #if ENTRIES > 1
-#define LIVE_ENTRIES (IS_LIVE_AT(0) + IS_LIVE_AT(1))
+#define LIVE_ENTRIES (IS_LIVE(0) + IS_LIVE(1))
 #else
-#define LIVE_ENTRIES IS_LIVE_AT(0)
+#define LIVE_ENTRIES IS_LIVE(0)
 #endif
 
 inline registered(e)

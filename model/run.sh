@@ -62,13 +62,9 @@ hold  wake   RACE          WORD_BEFORE_CLEAR
 hold  hit    REUSE         NO_GENERATION
 hold  hit    REUSE         NO_COVERS
 hold  place  RACE          PROBE=1
-hold  place  RACE          PROBE=2
-hold  place  RACE          PROBE=3
-hold  place  REUSE         PROBE=4
-hold  place  REUSE         PROBE=5
-hold  place  PASS          PROBE=6
-hold  place  EVICTION      PROBE=7
-hold  place  TWO           PROBE=8
+hold  place  PASS          PROBE=2
+hold  place  EVICTION      PROBE=3
+hold  place  TWO           PROBE=4
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:

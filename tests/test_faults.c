@@ -400,7 +400,7 @@ static bool can_open(const char *proxy, const char *nic)
 	return check_child(try_open, NULL) == 0;
 }
 
-#define OF_THE_CORE "calloc", "pool mmap", "wipeonfork", "thread"
+#define OF_THE_CORE "calloc", "pool mmap", "wipeonfork", "thread", "membarrier"
 #define OF_UFFD "eventfd", "userfaultfd", "UFFDIO_API", "UFFDIO_REGISTER", "open"
 #define OF_URING "uring setup", "uring table", "uring register", "uring deregister"
 
