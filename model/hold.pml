@@ -321,7 +321,7 @@ proctype program_thread(byte me; byte role; byte rounds; byte wanted)
 	bool dead;
 
 	if /* found lately, or never */
-	:: ENTRIES == 1
+	:: role != GETTER || ENTRIES == 1
 	:: role == GETTER || role == PASSER ->
 		hint = wanted; /* entries and what they cover first are numbered alike */
 		hint_word = FIRST_LIFE

@@ -287,7 +287,7 @@ inline pin(pinned)
 
 bool index_lock;
 byte index = NONE;       /* the LIVE entry at BUF */
-byte state[ENTRIES];     /* with holders in one word: changed together, by compare and swap */
+byte state[ENTRIES];     /* with holders: an exact counter here; hold.pml shows why it may be one */
 byte holders[ENTRIES];
 byte reg_page[ENTRIES];  /* what the NIC has; 0: nothing */
 bool queued[ENTRIES];    /* handed to the reaper */
@@ -312,7 +312,7 @@ bool stop;
 #define all_seen(time) \
 	(was_seen(0, ROLE0, time) && was_seen(1, ROLE1, time) && was_seen(2, ROLE2, time))
 
-/* LIVE to DEAD, one compare and swap. Without a holder it goes to the reaper now, else with the last put. */
+/* LIVE to DEAD, one step (hold.pml takes it apart). Without a holder it goes to the reaper now, else with the last put. */
 inline kill(entry)
 {
 	state[entry] = DEAD;
@@ -749,7 +749,7 @@ proctype reaper()
 }
 
 #ifdef EVICTOR
-/* The idle go first: one compare and swap from LIVE without a holder to DEAD. */
+/* The idle go first: from LIVE without a holder to DEAD in one step (hold.pml takes it apart). */
 proctype evictor()
 {
 	atomic {

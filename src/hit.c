@@ -59,7 +59,7 @@ void cache_remember(struct hf_cache *c, struct thread_record *t, const void *add
 	r->word = atomic_load_explicit(&r->entry->word, memory_order_relaxed);
 	r->region = *region;
 	r->region.flags |= HF_REGION_HIT;
-	/* It may have died meanwhile, though it is held: then it is no hit any more. */
+	/* It may have died meanwhile, though it is held. A dead word must not be what a hit compares with (I2). */
 	r->cache = r->word & ENTRY_DEAD ? 0 : c->number;
 }
 
