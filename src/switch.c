@@ -68,6 +68,14 @@ static int tell_all(struct hf_switch *sw, struct range r)
 
 static void keep(struct hf_sink *sink, struct range r)
 {
+	struct range *last = sink->kept_count ? &sink->kept[sink->kept_count - 1] : NULL;
+
+	/* A program that takes a range back piece by piece. */
+	if (last && r.start <= last->end && r.end >= last->start) {
+		last->start = r.start < last->start ? r.start : last->start;
+		last->end = r.end > last->end ? r.end : last->end;
+		return;
+	}
 	/* Too many: everything has changed. True enough, and bounded. */
 	if (sink->kept_count == MAX_KEPT) {
 		sink->kept_count = 0;

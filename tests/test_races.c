@@ -1117,6 +1117,7 @@ static void test_unmap_storm(void **state)
 static void test_unmap_storm_of_armed_memory(void **state)
 {
 	enum { EACH = 100 };
+	unsigned looks = 0;
 	size_t len = STORM * page, before;
 	unsigned char *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -1131,14 +1132,18 @@ static void test_unmap_storm_of_armed_memory(void **state)
 	maps = count_maps();
 	for (i = STORM; i > 1; i--)
 		assert_int_equal(munmap(p + (i - 1) * page, page), 0);
-	check_quiet(provider);
-	assert_true(is_hit(p, page));
+	/* A change of somebody else's, such as the reaper's, may send a lookup round the cache. */
+	do {
+		check_quiet(provider);
+		looks++;
+	} while (!is_hit(p, page) && looks < 100);
+	assert_true(looks < 100);
 	assert_int_equal(check_stats(provider).entries, 1);
 	assert_int_equal(check_stats(provider).invalidations, STORM / EACH - 1);
 	assert_in_range(count_maps(), 0, maps + 8);
 	assert_in_range(resident(), 0, before + 4 * MIB + SANITIZED * 64 * MIB);
 	assert_int_equal(munmap(p, page), 0);
-	assert_accounts(STORM / EACH + 1);
+	assert_accounts(STORM / EACH + looks);
 	assert_sim_is_empty();
 }
 
