@@ -559,10 +559,12 @@ static void the_word(void **state)
 /* An index is busy: the range is kept, the word stays odd, and nothing waits (hazard 28). */
 static void busy_index(void **state)
 {
-	/* Told: page 0 at first, page 1 from the range on that is one too many to keep. */
-	static const struct { unsigned ranges, stay; } want[] = {
-		{ 1, PAGES - 1 }, { MAX_KEPT, PAGES - 1 }, { MAX_KEPT + 1, 0 }, { 3 * MAX_KEPT, 0 },
+	/* Told: page 0 at first, then where nothing is cached: apart, or each in front of the one before. */
+	static const struct { unsigned ranges, pages_apart, stay; } want[] = {
+		{ 1, 4, PAGES - 1 }, { MAX_KEPT, 4, PAGES - 1 }, { MAX_KEPT + 1, 4, 0 }, { 3 * MAX_KEPT, 4, 0 },
+		{ 3 * MAX_KEPT, 1, PAGES - 1 },
 	};
+	const uint64_t far = 1ull << 46;
 	struct hf_switch *sw = open_own(&own_ops, NULL);
 	struct hf_provider *p = check_sim(sw, NULL, NULL), *q = check_sim(sw, NULL, NULL);
 
@@ -574,7 +576,7 @@ static void busy_index(void **state)
 		pthread_mutex_lock(&q->cache.lock);
 		hf_changes_begin(own.sink);
 		for (unsigned n = 0; n < want[i].ranges; n++) {
-			uint64_t start = (uintptr_t)at(n >= MAX_KEPT);
+			uint64_t start = n ? far - n * want[i].pages_apart * page : (uintptr_t)at(0);
 
 			assert_int_equal(hf_changed(own.sink, start, start + page), -EAGAIN);
 		}
