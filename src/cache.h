@@ -38,6 +38,7 @@
 #define ENTRY_LIVE   1ull /* published, may be hit */
 #define ENTRY_DEAD   2ull /* gets no more holders */
 #define ENTRY_SINGLE 4ull /* registered, used, let go: never published */
+#define FLAGS        0xffull
 #define GENERATION   (1ull << 8)
 
 struct entry {
@@ -106,6 +107,14 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 /* -EBUSY, and nothing is changed, while there is a holder. Then cache_close() can't fail. */
 int cache_idle(struct hf_cache *c);
 void cache_close(struct hf_cache *c);
+
+/* lock held: a new state of the same life. */
+static inline void entry_set_flags(struct entry *e, uint64_t flags)
+{
+	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
+
+	atomic_store_explicit(&e->word, (w & ~FLAGS) | flags, memory_order_release);
+}
 
 static inline uint64_t entry_start(const struct entry *e)
 {

@@ -13,9 +13,7 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 	list_remove(&c->lru, e);
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
-	atomic_store_explicit(&e->word,
-			      atomic_load_explicit(&e->word, memory_order_relaxed) | ENTRY_DEAD,
-			      memory_order_release);
+	entry_set_flags(e, ENTRY_LIVE | ENTRY_DEAD);
 }
 
 static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)

@@ -155,17 +155,15 @@ static inline bool word_is_even(const struct hf_provider *p)
 	return !(atomic_load_explicit(p->word, memory_order_acquire) & 1);
 }
 
-/* With a proxy that has to be asked. */
+/* With a proxy that has to be asked. When it has answered, the slow path doesn't ask again for the same lookup. */
 static __attribute__((noinline)) int get_checked(struct hf_provider *p, const void *addr, size_t len,
 						 unsigned access, struct hf_region *out)
 {
-	if (p->check(p->proxy) == 0) {
-		atomic_thread_fence(memory_order_acquire); /* switch_check() says why */
-		if (word_is_even(p) &&
-		    hit(p, thread_self, (uint64_t)(uintptr_t)addr, len, access, out))
-			return 0;
-	}
-	return provider_get(p, addr, len, access, out, true);
+	bool quiet = switch_check(p->sw) == 0;
+
+	if (quiet && hit(p, thread_self, (uint64_t)(uintptr_t)addr, len, access, out))
+		return 0;
+	return provider_get(p, addr, len, access, out, !quiet);
 }
 
 int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
@@ -176,7 +174,7 @@ int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 	if (unlikely(!p || !t || !out || !atomic_load_explicit(p->alive, memory_order_relaxed)))
 		return provider_get(p, addr, len, access, out, true);
 	thread_seen(t);
-	if (p->check)
+	if (p->must_ask)
 		return get_checked(p, addr, len, access, out);
 	if (likely(word_is_even(p) && hit(p, t, (uint64_t)(uintptr_t)addr, len, access, out)))
 		return 0;

@@ -38,7 +38,7 @@ static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 {
 	node_set(&e->node, start, end);
 	atomic_store_explicit(&e->word,
-			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~0xffull) + GENERATION,
+			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~FLAGS) + GENERATION,
 			      memory_order_relaxed);
 	e->access = (uint16_t)access;
 	e->changed = false;
@@ -178,14 +178,6 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 	return dead;
 }
 
-/* lock held */
-static void set_state(struct entry *e, uint64_t flags)
-{
-	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
-
-	atomic_store_explicit(&e->word, (w & ~0xffull) | flags, memory_order_release);
-}
-
 static void publish(struct hf_cache *c, struct entry *e)
 {
 	uint32_t now = atomic_load_explicit(&c->epoch, memory_order_relaxed);
@@ -195,7 +187,7 @@ static void publish(struct hf_cache *c, struct entry *e)
 	list_append(&c->lru, e);
 	c->live++;
 	c->misses++;
-	set_state(e, ENTRY_LIVE);
+	entry_set_flags(e, ENTRY_LIVE);
 	index_insert(&c->index[e->access - 1], &e->node);
 }
 
@@ -236,7 +228,7 @@ static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
 static void make_single(struct hf_cache *c, struct entry *e)
 {
 	c->uncached++;
-	set_state(e, ENTRY_DEAD | ENTRY_SINGLE);
+	entry_set_flags(e, ENTRY_DEAD | ENTRY_SINGLE);
 }
 
 /* What became of a placeholder. */

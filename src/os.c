@@ -175,6 +175,14 @@ void os_sleep_us(unsigned us)
 	nanosleep(&ts, NULL);
 }
 
+uint64_t os_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 _Atomic uint32_t *os_fork_word(void)
 {
 	size_t page = os_page_size();

@@ -12,8 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HF_PAGE 4096ull /* the least page size; see os_page_size() */
-
 /*
  * Fault injection: in the test build the n-th FAULT() reached answers true and the step fails as
  * if the kernel had said no. In the product it is the constant 0.
@@ -57,6 +55,7 @@ void *os_calloc(size_t n, size_t size);
 void os_wait(_Atomic uint32_t *word, uint32_t seen);
 void os_wake_all(_Atomic uint32_t *word);
 void os_sleep_us(unsigned us);
+uint64_t os_now_ns(void); /* CLOCK_MONOTONIC */
 
 /*
  * A word, 0 at first, that the kernel wipes to 0 again in every forked child (MADV_WIPEONFORK): set to

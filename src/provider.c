@@ -185,8 +185,7 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 	p->sw = sw;
 	p->alive = sw->alive;
 	p->word = &sw->sink.word;
-	p->check = sw->ops.check;
-	p->proxy = sw->proxy;
+	p->must_ask = sw->ops.check != NULL;
 	rc = open_all(p, arg, config, &options);
 	if (rc)
 		free(p);

@@ -15,8 +15,7 @@ struct hf_provider {
 	/* What a hit reads, constant after the open. */
 	const _Atomic uint32_t *alive; /* the switch's: 0 in a forked child */
 	const _Atomic uint64_t *word;  /* the switch's */
-	int (*check)(void *proxy);     /* the proxy's, or NULL */
-	void *proxy;
+	bool must_ask;                 /* the word alone is not exact: switch_check() */
 
 	struct hf_cache cache;
 	struct hf_switch *sw;

@@ -39,8 +39,7 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 static void free_entry(struct hf_cache *c, struct entry *e)
 {
 	pthread_mutex_lock(&c->lock);
-	atomic_store_explicit(&e->word, atomic_load_explicit(&e->word, memory_order_relaxed) & ~0xffull,
-			      memory_order_relaxed);
+	entry_set_flags(e, 0);
 	pool_put(&c->pool, e);
 	pthread_mutex_unlock(&c->lock);
 }

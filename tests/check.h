@@ -92,6 +92,18 @@ static inline void check_close(struct hf_switch *sw, struct hf_provider *p)
 	check_ok(hf_switch_close(sw));
 }
 
+/* Whether this machine has the proxy uffd; says why not. A test that needs it answers 77 then. */
+static inline bool check_uffd(void)
+{
+	struct hf_switch *sw;
+
+	if (hf_switch_open("proxy=uffd", &sw)) {
+		print_message("skipped: %s\n", hf_error());
+		return false;
+	}
+	return hf_switch_close(sw) == 0;
+}
+
 /* For a teardown: 0, or the first error, told. Both are NULL afterwards. */
 static inline int check_close_both(struct hf_switch **sw, struct hf_provider **p)
 {

@@ -59,22 +59,10 @@ static void in_child(int (*run)(void *arg))
 	assert_int_equal(check_child(run, NULL), 0);
 }
 
-static bool have_uffd(void)
-{
-	struct hf_switch *sw;
-
-	if (hf_switch_open("proxy=uffd", &sw))
-		return false;
-	check_ok(hf_switch_close(sw));
-	return true;
-}
-
 static void in_child_with_uffd(int (*run)(void *arg))
 {
-	if (!have_uffd()) {
-		print_message("skipped: %s\n", hf_error());
+	if (!check_uffd())
 		skip();
-	}
 	in_child(run);
 }
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../os.h"
@@ -363,10 +362,7 @@ static int unpin(struct uring_nic *nic, struct uring_table *t, unsigned slot, un
 
 static uint64_t now_ms(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+	return os_now_ns() / 1000000;
 }
 
 /* A late kernel may still be charging what was let go a moment ago: give it its second. */

@@ -1,20 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 #include "quarantine.h"
 
-#include <time.h>
-
+#include "../os.h"
 #include "../thread.h"
 
 #define BACKOFF_MIN 50000ull   /* ns */
 #define BACKOFF_MAX 5000000ull
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static void write_slot(struct quarantined *s, uint64_t start, uint64_t end, uint64_t stamp)
 {
@@ -50,13 +41,13 @@ static enum proof prove(struct quarantine *q, uint64_t stamp, uint64_t start, ui
 	uint64_t wait = atomic_load(&q->backoff);
 	enum proof proof;
 
-	if (now_ns() < atomic_load(&q->next_try))
+	if (os_now_ns() < atomic_load(&q->next_try))
 		return NOT_PROVED;
 	proof = thread_prove(stamp, start, end, except);
 	wait = proof != NOT_PROVED ? 0 : wait * 2 < BACKOFF_MIN ? BACKOFF_MIN : wait * 2;
 	wait = wait > BACKOFF_MAX ? BACKOFF_MAX : wait;
 	atomic_store(&q->backoff, wait);
-	atomic_store(&q->next_try, now_ns() + wait);
+	atomic_store(&q->next_try, os_now_ns() + wait);
 	return proof;
 }
 
