@@ -29,15 +29,23 @@ void list_remove(struct list *l, struct entry *e)
 
 /* ------------------------------------------------------------------ hits are counted per thread */
 
-static _Atomic bool counter_used[COUNTERS];
+static _Atomic uint64_t counter_of[COUNTERS]; /* the cache's number; 0: free */
 static _Atomic uint64_t caches_opened;
 
-/* -EMFILE when all are taken. */
-static int take_counter(void)
+bool cache_has_counter(uint64_t number, unsigned counter)
 {
-	for (int i = 0; i < COUNTERS; i++)
-		if (!atomic_exchange(&counter_used[i], true))
+	return atomic_load(&counter_of[counter]) == number;
+}
+
+/* -EMFILE when all are taken. */
+static int take_counter(uint64_t number)
+{
+	for (int i = 0; i < COUNTERS; i++) {
+		uint64_t nobody = 0;
+
+		if (atomic_compare_exchange_strong(&counter_of[i], &nobody, number))
 			return i;
+	}
 	return hf_set_error(-EMFILE, "%d providers are open in this process, the most there may be", COUNTERS);
 }
 
@@ -47,9 +55,26 @@ static uint64_t sum_hits(struct hf_cache *c)
 	struct thread_record *t;
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; (t = thread_at(i)); i++)
+	for (unsigned i = 0; (t = thread_at(i)); i++) {
 		sum += atomic_load_explicit(&t->hits[c->counter], memory_order_relaxed);
+		for (int k = 0; k < RECENTS; k++)
+			if (atomic_load_explicit(&t->recent[k].cache, memory_order_relaxed) == c->number)
+				sum += atomic_load_explicit(&t->recent[k].gets, memory_order_relaxed);
+	}
 	return sum;
+}
+
+/* ------------------------------------------------------------------ the gate */
+
+/* Of two that turn it at the same time either may be the last: both numbers are new. */
+void cache_turn_gate(struct hf_cache *c)
+{
+	static _Atomic uint64_t last = GATE_CLOSED;
+	uint64_t gate = atomic_fetch_add(&last, 1) + 1;
+
+	atomic_store(&c->gate, gate);
+	if (!switch_must_be_asked(c->sw))
+		atomic_store(&c->checked_gate, gate);
 }
 
 /* ------------------------------------------------------------------ life */
@@ -71,10 +96,12 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	pool_init(&c->pool, sizeof(struct entry));
 	sem_init(&c->wake, 0, 0);
 	c->number = atomic_fetch_add(&caches_opened, 1) + 1;
-	c->counter = take_counter();
+	c->counter = take_counter(c->number);
 	if (c->counter < 0)
 		return c->counter;
 	c->hits_before = sum_hits(c);
+	atomic_store(&c->checked_gate, GATE_CLOSED);
+	cache_turn_gate(c);
 	rc = os_thread_start(&c->reaper, "hf-reaper", cache_reaper, c);
 	if (rc)
 		return hf_set_error(rc, "can't start the reaper thread: %s", strerror(-rc));
@@ -124,7 +151,7 @@ void cache_close(struct hf_cache *c)
 		cache_reclaim(c, RECLAIM_ALL);
 	}
 	if (c->counter >= 0)
-		atomic_store(&counter_used[c->counter], false);
+		atomic_store(&counter_of[c->counter], 0);
 	sem_destroy(&c->wake);
 	pool_destroy(&c->pool);
 	pthread_mutex_destroy(&c->reap_lock);

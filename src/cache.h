@@ -44,7 +44,7 @@
 struct entry {
 	struct entry *next;      /* in the free, reap or victim list; never read without owning it */
 	_Atomic uint64_t word;
-	_Atomic uint32_t stamp;  /* the cache's epoch at the last use; beside the word: a hit reads both */
+	_Atomic uint32_t stamp;  /* the cache's gate, the low half, at the last use */
 	uint32_t mark;           /* the last census that found a holder; lock */
 	struct node node;        /* in index[access - 1] while live */
 	/* Set before the entry is published, constant while somebody holds it. */
@@ -52,7 +52,8 @@ struct entry {
 	uint64_t nic_priv;
 	uint64_t watch_id;
 	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
-	uint16_t access;
+	uint8_t access;
+	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; see entry_parts() */
 	bool changed;            /* pending: memory changed meanwhile; lock */
 	bool watched;            /* watch_id is to be unsecured */
 };
@@ -63,20 +64,37 @@ struct list {
 	struct entry *head, *tail;
 };
 
+struct hf_provider;
 struct hf_switch;
 struct thread_record;
 
+/* What a thread asks for: hit.c, miss.c. */
+struct lookup {
+	uint64_t addr;
+	size_t len;
+	unsigned access;
+	uint64_t start, end; /* the pages */
+	uint64_t gate;       /* before anything was looked at */
+	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
+};
+
+#define GATE_CLOSED 1ull /* no entry is ever noted under it */
+
 struct hf_cache {
+	/* All that a hit reads: on a line that is written when something changes, and else is everybody's. */
+	_Atomic uint64_t gate;         /* turns to a new number whenever something is no longer as it was */
+	_Atomic uint64_t checked_gate; /* the same; closed where the proxy must be asked for each get */
+	char rest_of_the_line[48];
+
 	const struct hf_nic_ops *ops;
 	void *nic;
 	struct hf_switch *sw;
 	struct options options;
 	bool caching;            /* false: every registration is single */
-	uint64_t number;         /* of all caches ever opened in this process: what `recent` knows it by */
+	uint64_t number;         /* of all caches ever opened in this process: what `struct recent` knows it by */
 	int counter;             /* index of its hits in the threads' records */
 
 	struct index index[3];   /* by access - 1; written under lock, read without */
-	_Atomic uint32_t epoch;  /* counts misses: the clock of the LRU */
 
 	pthread_mutex_t lock;
 	struct pool pool;
@@ -84,6 +102,7 @@ struct hf_cache {
 	struct list pending;
 	uint64_t live;
 	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */
+	uint32_t waiters;        /* threads that wait for that; lock */
 
 	_Atomic uint64_t gone;   /* counts those that the NIC has let go */
 	_Atomic uint64_t pinned; /* bytes registered with the NIC, or about to be */
@@ -131,24 +150,36 @@ static inline uint64_t entry_bytes(const struct entry *e)
 	return entry_end(e) - entry_start(e);
 }
 
+/* Constant while somebody holds it; else of this or of another life. */
+static inline unsigned entry_parts(const struct entry *e)
+{
+	return atomic_load_explicit(&e->parts, memory_order_relaxed);
+}
+
 static inline struct entry *entry_of(struct node *n)
 {
 	return n ? (struct entry *)(void *)((char *)n - offsetof(struct entry, node)) : NULL;
 }
 
-/* hit.c: a hold of an entry that covers the range with the access, or NULL. No lock, no allocation. */
-struct hold *cache_find(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
-			unsigned access);
-/* hit.c: the next request that begins in the page of `addr` will find it without the index. */
-void cache_remember(struct hf_cache *c, struct thread_record *t, const void *addr,
-		    const struct hf_region *region);
+/* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */
+void cache_turn_gate(struct hf_cache *c);
 
-/* hit.c: undo what an attempt at a hit left. */
-void cache_unhold(struct hf_cache *c, struct thread_record *t, const void *addr);
+/* hit.c: a hold of an entry that covers the pages with the access, or NULL. No lock, no allocation. */
+struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l);
+void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h);
+/* hit.c: what this thread remembers, when a look at the gate was not enough. */
+bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
+/* hit.c: the next request like this one will be found without the index. The caller holds e. */
+void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e,
+		    const struct hf_region *region);
+/* hit.c: what a held region is of. */
+struct entry *region_entry(const struct hf_region *r);
+void cache_count_hits(struct thread_record *t, int counter, uint64_t n);
+/* Is this open cache's counter that one? */
+bool cache_has_counter(uint64_t number, unsigned counter);
 
 /* miss.c: make one, or find the one that somebody else made meanwhile (*hit). Held. 0 or -errno. */
-int cache_miss(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
-	       unsigned access, struct hold **out, bool *hit);
+int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct hold **out, bool *hit);
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);

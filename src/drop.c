@@ -14,6 +14,7 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
 	entry_set_flags(e, ENTRY_LIVE | ENTRY_DEAD);
+	cache_turn_gate(c); /* after it: hit.c */
 }
 
 static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)

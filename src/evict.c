@@ -2,9 +2,9 @@
 /*
  * Limits (I5): idle entries go, least recently used first; what is held may exceed.
  *
- * A hit must not write to a shared list, so it only leaves the cache's epoch, which counts misses, in
- * the entry. Who looks for a victim meets entries that were used since they were put in their place, and moves
- * them to where they belong. Uses between two misses count as simultaneous: then the order is that
+ * A hit must not write to a shared list, so it only leaves the low half of the cache's gate, which turns with each
+ * miss, in the entry. Who looks for a victim meets entries that were used since they were put in their place, and moves
+ * them to where they belong. Uses between two turns count as simultaneous: then the order is that
  * of registration.
  */
 #include "cache.h"

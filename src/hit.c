@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The fast path: find, hold, put. No lock, no allocation, no locked instruction, and no write to a cache line
- * that another thread uses, but for the entry's stamp, once for each miss of the cache.
+ * that another thread uses, but for the entry's stamp, once for each turn of the gate.
  *
- * First the thread's own memory of what it found lately, then the index. Both are hints: entries never leave
- * their pool, so a hint may name one that died or lives again elsewhere. The hold decides (hold.h):
+ * First what the thread itself remembers, then the index. Both are hints: entries never leave their pool, so a
+ * hint may name one that died or lives again elsewhere. The hold decides (hold.h), and then the entry's word:
  *
  *   getter                              event thread, then reaper
  *   ------------------------------      -----------------------------
@@ -15,11 +15,30 @@
  *   remembered: the index; e's range
  *   doesn't cover: let go
  *
- * Why that is exact (I1): the getter has seen, before it looked, that no change is in flight and all told
- * ones are dealt with (switch_check). An entry made before such a change carries DEAD by then, and no
- * hold of it stands.
+ * The gate saves even the look at the word. It is a number of the cache, which turns to one never used
+ * before whenever something is no longer as it was: after an entry's word has become DEAD; after the switch's
+ * word has become odd; when the clock of the LRU advances. A thread that found all well, notes the gate as it was before it
+ * looked, and as long as that is the gate nothing has to be looked at again:
+ *
+ *   getter                              event thread               reaper
+ *   ------------------------------      -----------------------    ------------------
+ *   notes the gate: 7
+ *   switch's word even; e: LIVE
+ *                                       word odd
+ *                                       gate = 8
+ *   gate is 8, not 7: looks again
+ *                                       e: DEAD; gate = 9
+ *   hold of e; gate is not what was                                membarrier
+ *   noted: let go, and look                                        any hold of e?
+ *
+ * Were the gate turned before the word becomes DEAD, a getter could note the new one and still find e live.
+ *
+ * Why it is exact (I1): between the beginning of a get and its answer, no change was in flight that could touch the
+ * entry, and all told ones were dealt with (switch_check; for proxies whose word alone tells, the gate). An
+ * entry made before such a change carries DEAD by then, and no hold of it stands.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "provider.h"
 #include "thread.h"
@@ -32,57 +51,207 @@ static inline uint64_t word_of(const struct entry *e)
 	return atomic_load_explicit(&e->word, memory_order_acquire);
 }
 
-/* Let go, and wake who waits for it. Also of an entry that was never used. */
-static inline void release(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
-{
-	hold_clear(h, t);
-	if (unlikely(atomic_load_explicit(&e->word, memory_order_relaxed) & ENTRY_DEAD))
-		sem_post(&c->wake);
-}
+/* ------------------------------------------------------------------ what a thread remembers */
 
-static inline struct recent *recent_of(struct thread_record *t, uint64_t addr)
+static inline struct recent *recent_of(struct thread_record *t, const struct hf_cache *c, uint64_t addr,
+				       unsigned access)
 {
-	return &t->recent[(addr >> 12) * 0x9e3779b97f4a7c15ull >> 58];
+	uint64_t key = (addr >> 12) + (uintptr_t)c + access;
+	struct recent *r = &t->recent[key * 0x9e3779b97f4a7c15ull >> 58];
+
+	__asm__("" : "+r"(r)); /* one register for all of it, or the compiler runs out of them */
+	return r;
 }
 
 _Static_assert(RECENTS == 1 << (64 - 58), "the hash gives an index");
 
-void cache_remember(struct hf_cache *c, struct thread_record *t, const void *addr,
+/* A region's hold may be one of these; then its pointer is odd. */
+#define TAG 1u
+
+static inline void *tagged(struct recent *r)
+{
+	return (char *)r + TAG;
+}
+
+static inline bool covers(const struct recent *r, uint64_t addr, size_t len, unsigned access)
+{
+	uint64_t offset = addr - r->addr;
+
+	return r->asked == access && offset < r->length && len - 1 < r->length - offset;
+}
+
+static inline void add_get(struct recent *r, uint64_t n)
+{
+	uint64_t gets = atomic_load_explicit(&r->gets, memory_order_relaxed);
+
+	atomic_store_explicit(&r->gets, gets + n, memory_order_release);
+}
+
+static inline void add_put(struct recent *r)
+{
+	uint32_t puts = atomic_load_explicit(&r->puts, memory_order_relaxed);
+
+	atomic_store_explicit(&r->puts, puts + 1, memory_order_release);
+}
+
+static inline void answer(struct hf_provider *p, struct recent *r, struct hf_region *out)
+{
+	memcpy(out, &r->addr, offsetof(struct hf_region, provider));
+	out->provider = p;
+	out->entry = tagged(r);
+}
+
+_Static_assert(offsetof(struct hf_region, provider) ==
+	       offsetof(struct recent, entry) - offsetof(struct recent, addr), "answer() copies the beginning");
+
+/* Let go. Who waits for it is woken. */
+static void wake_if_dead(struct hf_cache *c, const struct entry *e)
+{
+	hold_fence();
+	if (word_of(e) & ENTRY_DEAD)
+		sem_post(&c->wake);
+}
+
+static void take_back(struct hf_cache *c, struct recent *r)
+{
+	add_get(r, (uint64_t)-1);
+	wake_if_dead(c, atomic_load_explicit(&r->entry, memory_order_relaxed));
+}
+
+/* The gate turned while it was being held. A tail call, as provider_get() is: a hit saves no registers. */
+static __attribute__((noinline)) int get_after_turn(struct hf_provider *p, const void *addr, size_t len,
+						    unsigned access, struct hf_region *out, unsigned quiet)
+{
+	take_back(&p->cache, recent_of(thread_self, &p->cache, (uintptr_t)addr, access));
+	return provider_get(p, addr, len, access, out, quiet);
+}
+
+/* The whole of a hit, as long as the gate doesn't turn. */
+static inline __attribute__((always_inline)) int get(struct hf_provider *p, const _Atomic uint64_t *gate,
+						     const void *addr, size_t len, unsigned access,
+						     struct hf_region *out, unsigned quiet)
+{
+	struct recent *r = recent_of(thread_self, &p->cache, (uintptr_t)addr, access);
+	uint64_t seen = r->gate;
+
+	/* Once before, so that it is this cache's; once behind the hold, so that the hold stands. */
+	if (unlikely(!p || !out || seen != atomic_load_explicit(gate, memory_order_relaxed) ||
+		     !covers(r, (uintptr_t)addr, len, access)))
+		return provider_get(p, addr, len, access, out, quiet);
+	add_get(r, 1);
+	atomic_signal_fence(memory_order_seq_cst); /* the light half of the fence: hold.h */
+	if (unlikely(seen != atomic_load_explicit(gate, memory_order_acquire)))
+		return get_after_turn(p, addr, len, access, out, quiet);
+	answer(p, r, out);
+	return 0;
+}
+
+int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+	   struct hf_region *out)
+{
+	return get(p, &p->cache.checked_gate, addr, len, access, out, 0);
+}
+
+int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+		     struct hf_region *out)
+{
+	return get(p, &p->cache.gate, addr, len, access, out, PARTS_ALL);
+}
+
+/* ------------------------------------------------------------------ when the gate has turned, or a proxy is asked */
+
+static void used(struct hf_cache *c, struct entry *e, uint64_t gate)
+{
+	uint32_t now = (uint32_t)gate;
+
+	if (atomic_load_explicit(&e->stamp, memory_order_relaxed) != now)
+		atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
+}
+
+/*
+ * The gate as it was before anything was looked at. Not where readers fence themselves; nor while more is kept than
+ * the limits allow, when each put has to look.
+ */
+static uint64_t to_note(const struct hf_cache *c, uint64_t gate)
+{
+	return atomic_load_explicit(&hold_mode, memory_order_relaxed) == HOLD_FENCED ||
+	       atomic_load_explicit(&c->over, memory_order_relaxed) ? 0 : gate;
+}
+
+/* No change of these parts is in flight, as this get has asked already or asks now. */
+static bool quiet(const struct hf_cache *c, struct lookup *l, unsigned parts)
+{
+	if ((l->quiet & parts) == parts)
+		return true;
+	if (switch_check(c->sw, parts) < 0)
+		return false;
+	l->quiet |= parts;
+	return true;
+}
+
+bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+{
+	struct hf_cache *c = &p->cache;
+	struct recent *r = recent_of(t, c, l->addr, l->access);
+	struct entry *e;
+
+	if (atomic_load_explicit(&r->cache, memory_order_relaxed) != c->number ||
+	    !covers(r, l->addr, l->len, l->access))
+		return false;
+	e = atomic_load_explicit(&r->entry, memory_order_relaxed);
+	if (word_of(e) != r->word || !quiet(c, l, entry_parts(e)))
+		return false;
+	add_get(r, 1);
+	hold_fence();
+	if (word_of(e) != r->word) {
+		take_back(c, r);
+		return false;
+	}
+	used(c, e, l->gate);
+	r->gate = to_note(c, l->gate);
+	answer(p, r, out);
+	return true;
+}
+
+void cache_count_hits(struct thread_record *t, int counter, uint64_t n)
+{
+	_Atomic uint64_t *hits = &t->hits[counter];
+
+	atomic_store_explicit(hits, atomic_load_explicit(hits, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* Nobody holds it: what was counted here goes to the cache, if that is still open. */
+static void forget(struct thread_record *t, struct recent *r)
+{
+	uint64_t cache = atomic_load_explicit(&r->cache, memory_order_relaxed);
+
+	if (cache && cache_has_counter(cache, r->counter))
+		cache_count_hits(t, (int)r->counter, atomic_load_explicit(&r->gets, memory_order_relaxed));
+	r->gate = 0;
+	atomic_store_explicit(&r->cache, 0, memory_order_relaxed);
+	atomic_store_explicit(&r->puts, 0, memory_order_release);
+	atomic_store_explicit(&r->returned, 0, memory_order_release);
+	atomic_store_explicit(&r->gets, 0, memory_order_release);
+}
+
+/* The caller holds e: the next request like this one finds it without the index. */
+void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e,
 		    const struct hf_region *region)
 {
-	struct recent *r = recent_of(t, (uint64_t)(uintptr_t)addr);
-	const struct hold *h = region->entry;
+	struct recent *r = recent_of(t, c, l->addr, l->access);
+	uint64_t word = word_of(e);
 
-	if (!(region->flags & HF_REGION_CACHED))
-		return;
-	r->entry = atomic_load_explicit(&h->entry, memory_order_relaxed);
-	r->word = atomic_load_explicit(&r->entry->word, memory_order_relaxed);
-	r->region = *region;
-	r->region.flags |= HF_REGION_HIT;
 	/* It may have died meanwhile, though it is held. A dead word must not be what a hit compares with (I2). */
-	r->cache = r->word & ENTRY_DEAD ? 0 : c->number;
-}
-
-void cache_unhold(struct hf_cache *c, struct thread_record *t, const void *addr)
-{
-	struct hold *h = t->holds.free;
-	struct entry *e = h ? atomic_load_explicit(&h->entry, memory_order_relaxed) : NULL;
-
-	if (!e)
+	if (recent_is_held(r) || (word & ENTRY_DEAD))
 		return;
-	recent_of(t, (uint64_t)(uintptr_t)addr)->cache = 0;
-	t->holds.free = h->next;
-	release(c, t, h, e);
-}
-
-static inline void count_hit(struct hf_cache *c, struct thread_record *t, struct entry *e)
-{
-	uint32_t now = atomic_load_explicit(&c->epoch, memory_order_relaxed);
-	_Atomic uint64_t *n = &t->hits[c->counter];
-
-	if (unlikely(atomic_load_explicit(&e->stamp, memory_order_relaxed) != now))
-		atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
-	atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
+	forget(t, r);
+	r->asked = l->access;
+	memcpy(&r->addr, region, offsetof(struct hf_region, provider));
+	r->flags |= HF_REGION_HIT;
+	r->word = word;
+	r->counter = (uint32_t)c->counter;
+	atomic_store_explicit(&r->entry, e, memory_order_release);
+	atomic_store_explicit(&r->cache, c->number, memory_order_relaxed);
 }
 
 /* ------------------------------------------------------------------ by the index */
@@ -92,138 +261,130 @@ static bool serves(const struct entry *e, uint64_t start, uint64_t end, unsigned
 	return entry_start(e) <= start && entry_end(e) >= end && e->access == access;
 }
 
-static struct hold *find_in(struct hf_cache *c, struct thread_record *t, unsigned access, uint64_t start,
-			    uint64_t end)
+/* Let go, and wake who waits for it. Also of an entry that was never used. */
+static void release(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
 {
-	struct entry *e = entry_of(index_find_cover(&c->index[access - 1], start, end));
-	struct hold *h = e ? hold_take(&t->holds, t) : NULL;
+	hold_clear(h, t);
+	wake_if_dead(c, e);
+}
+
+void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
+{
+	release(c, t, h, atomic_load_explicit(&h->entry, memory_order_relaxed));
+}
+
+static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct lookup *l, unsigned access)
+{
+	struct entry *e = entry_of(index_find_cover(&c->index[access - 1], l->start, l->end));
+	struct hold *h = e && quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
 
 	if (!h)
 		return NULL;
 	hold_set(h, e);
-	if ((word_of(e) & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && serves(e, start, end, access)) {
-		count_hit(c, t, e);
+	if ((word_of(e) & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && serves(e, l->start, l->end, access) &&
+	    !(entry_parts(e) & ~l->quiet)) {
+		used(c, e, l->gate);
 		return h;
 	}
 	release(c, t, h, e);
 	return NULL;
 }
 
-struct hold *cache_find(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
-			unsigned access)
+struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l)
 {
-	struct hold *h = find_in(c, t, HF_READWRITE, start, end);
+	struct hold *h = find_in(c, t, l, HF_READWRITE);
 
-	return h || access == HF_READWRITE ? h : find_in(c, t, access, start, end);
-}
-
-/* ------------------------------------------------------------------ by what the thread remembers */
-
-/* The request lies in what is remembered, which allows the access. Length 0 and access 0 never do. */
-static inline bool covers(const struct recent *r, uint64_t addr, size_t len, unsigned access)
-{
-	uint64_t offset = addr - r->region.addr;
-
-	return offset < r->region.length && len - 1 < r->region.length - offset &&
-	       access - 1 < HF_READWRITE && !(access & ~r->region.access);
-}
-
-/*
- * The whole of a hit. False: it is none. A hold that didn't stand is still set then, and still in the free list:
- * cache_unhold() is for the slow path, so that this one calls nothing and saves no registers.
- */
-static inline __attribute__((always_inline)) bool hit(struct hf_provider *p, struct thread_record *t, uint64_t addr, size_t len,
-		       unsigned access, struct hf_region *out)
-{
-	struct recent *r = recent_of(t, addr);
-	struct hold *h = t->holds.free;
-
-	if (unlikely(!h || r->cache != p->cache.number || !covers(r, addr, len, access)))
-		return false;
-	hold_set(h, r->entry);
-	if (unlikely(word_of(r->entry) != r->word))
-		return false;
-	t->holds.free = h->next;
-	count_hit(&p->cache, t, r->entry);
-	*out = r->region;
-	out->entry = h;
-	return true;
-}
-
-static inline bool word_is_even(const struct hf_provider *p)
-{
-	return !(atomic_load_explicit(p->word, memory_order_acquire) & 1);
-}
-
-/* With a proxy that has to be asked. When it has answered, the slow path doesn't ask again for the same lookup. */
-static __attribute__((noinline)) int get_checked(struct hf_provider *p, const void *addr, size_t len,
-						 unsigned access, struct hf_region *out)
-{
-	bool quiet = switch_check(p->sw) == 0;
-
-	if (quiet && hit(p, thread_self, (uint64_t)(uintptr_t)addr, len, access, out))
-		return 0;
-	return provider_get(p, addr, len, access, out, !quiet);
-}
-
-int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-	   struct hf_region *out)
-{
-	struct thread_record *t = thread_self;
-
-	if (unlikely(!p || !t || !out || !atomic_load_explicit(p->alive, memory_order_relaxed)))
-		return provider_get(p, addr, len, access, out, true);
-	thread_seen(t);
-	if (p->must_ask)
-		return get_checked(p, addr, len, access, out);
-	if (likely(word_is_even(p) && hit(p, t, (uint64_t)(uintptr_t)addr, len, access, out)))
-		return 0;
-	return provider_get(p, addr, len, access, out, true);
-}
-
-int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		     struct hf_region *out)
-{
-	struct thread_record *t = thread_self;
-
-	if (likely(p && t && out && atomic_load_explicit(p->alive, memory_order_relaxed))) {
-		thread_seen(t);
-		if (likely(hit(p, t, (uint64_t)(uintptr_t)addr, len, access, out)))
-			return 0;
-	}
-	return provider_get(p, addr, len, access, out, false);
+	return h || l->access == HF_READWRITE ? h : find_in(c, t, l, l->access);
 }
 
 /* ------------------------------------------------------------------ put */
 
+struct entry *region_entry(const struct hf_region *r)
+{
+	uintptr_t at = (uintptr_t)r->entry;
+	struct recent *recent = (struct recent *)(at - TAG);
+	struct hold *hold = (struct hold *)at;
+
+	return atomic_load_explicit(at & TAG ? &recent->entry : &hold->entry, memory_order_relaxed);
+}
+
 /* Registered for this one use: nobody else can have found it. */
-static int put_single(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
+static void put_single(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
 {
 	hold_clear(h, t);
 	e->next = NULL;
 	cache_let_go(c, e);
+}
+
+static bool recent_is_mine(const struct thread_record *t, const struct recent *r)
+{
+	return (uintptr_t)r - (uintptr_t)t->recent < sizeof(t->recent);
+}
+
+static void put_recent(struct hf_cache *c, struct thread_record *t, struct recent *r, struct entry *e)
+{
+	if (recent_is_mine(t, r))
+		add_put(r);
+	else
+		atomic_fetch_add_explicit(&r->returned, 1, memory_order_release);
+	wake_if_dead(c, e);
+}
+
+static void wake_if_over(struct hf_cache *c)
+{
+	if (atomic_load_explicit(&c->over, memory_order_relaxed))
+		sem_post(&c->wake);
+}
+
+static __attribute__((noinline)) int put_after_turn(struct hf_cache *c, struct recent *r)
+{
+	wake_if_dead(c, atomic_load_explicit(&r->entry, memory_order_relaxed));
+	wake_if_over(c);
 	return 0;
 }
 
-int hf_put(struct hf_provider *p, struct hf_region *r)
+static __attribute__((noinline)) int put_slowly(struct hf_provider *p, struct hf_region *r)
 {
 	struct thread_record *t = thread_self;
-	struct hold *h;
+	uintptr_t at = r ? (uintptr_t)r->entry : 0;
+	struct recent *recent = (struct recent *)(at - TAG);
 	struct entry *e;
+	int rc = hf_provider_enter(p);
 
-	if (unlikely(!p || !r || r->provider != p || !r->entry ||
-		     !atomic_load_explicit(p->alive, memory_order_relaxed)))
+	if (rc || !at || r->provider != p)
 		return provider_bad_put(p, r);
-	h = r->entry;
-	e = atomic_load_explicit(&h->entry, memory_order_relaxed);
+	e = region_entry(r);
 	/* A copy of a region that was put may name another hold by now. */
-	if (unlikely(!e || entry_start(e) != r->addr))
+	if (!e || entry_start(e) != r->addr || ((at & TAG) && recent_is_mine(t, recent) && !recent_is_held(recent)))
 		return provider_bad_put(p, r);
 	r->entry = NULL;
-	if (unlikely(atomic_load_explicit(&e->word, memory_order_relaxed) & ENTRY_SINGLE))
-		return put_single(&p->cache, t, h, e);
-	release(&p->cache, t, h, e);
-	if (unlikely(atomic_load_explicit(&p->cache.over, memory_order_relaxed)))
-		sem_post(&p->cache.wake);
+	if (at & TAG)
+		put_recent(&p->cache, t, recent, e);
+	else if (word_of(e) & ENTRY_SINGLE)
+		put_single(&p->cache, t, (struct hold *)at, e);
+	else
+		release(&p->cache, t, (struct hold *)at, e);
+	wake_if_over(&p->cache);
+	return 0;
+}
+
+int hf_put(struct hf_provider *p, struct hf_region *region)
+{
+	struct thread_record *t = thread_self;
+	struct recent *r;
+
+	if (unlikely(!region))
+		return put_slowly(p, region);
+	r = (struct recent *)((uintptr_t)region->entry - TAG);
+	/* What this thread has found again, it has it, and nothing has turned: one more put, and that is all. */
+	if (unlikely(!recent_is_mine(t, r) || region->provider != p || region->addr != r->addr ||
+		     (uint32_t)atomic_load_explicit(&r->gets, memory_order_relaxed) ==
+			     atomic_load_explicit(&r->puts, memory_order_relaxed)))
+		return put_slowly(p, region);
+	add_put(r);
+	region->entry = NULL;
+	atomic_signal_fence(memory_order_seq_cst); /* hold.h */
+	if (unlikely(r->gate != atomic_load_explicit(&p->cache.gate, memory_order_acquire)))
+		return put_after_turn(&p->cache, r);
 	return 0;
 }

@@ -9,8 +9,6 @@
 #include "os.h"
 #include "thread.h"
 
-_Static_assert(offsetof(struct thread_record, holds) == 0, "hold_clear() takes one for the other");
-
 _Atomic int hold_mode;
 static _Atomic bool first_init; /* somebody has decided */
 
@@ -91,7 +89,8 @@ struct hold *hold_more(struct holds *s, struct thread_record *owner)
 	return h;
 }
 
-void hold_return(struct hold *h)
+/* To a record that isn't the caller's. */
+static void give_back(struct hold *h)
 {
 	struct holds *s = &h->owner->holds;
 	struct hold *head = atomic_load_explicit(&s->returned, memory_order_relaxed);
@@ -100,6 +99,18 @@ void hold_return(struct hold *h)
 		h->next = head;
 	} while (!atomic_compare_exchange_weak_explicit(&s->returned, &head, h, memory_order_release,
 							memory_order_relaxed));
+}
+
+void hold_clear(struct hold *h, struct thread_record *self)
+{
+	atomic_store_explicit(&h->entry, NULL, memory_order_release);
+	if (h->owner != self) {
+		give_back(h);
+	} else {
+		h->next = self->holds.free;
+		self->holds.free = h;
+	}
+	hold_fence();
 }
 
 static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, void *arg), void *arg)
@@ -112,6 +123,23 @@ static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, 
 	}
 }
 
+/* An entry that was let go while we looked is not held by who has the place now: look again. */
+static void each_recent(struct thread_record *t, void (*fn)(struct entry *e, void *arg), void *arg)
+{
+	for (int i = 0; i < RECENTS; i++) {
+		struct recent *r = &t->recent[i];
+		struct entry *e;
+
+		while (recent_is_held(r)) {
+			e = atomic_load_explicit(&r->entry, memory_order_acquire);
+			if (!recent_is_held(r) || atomic_load_explicit(&r->entry, memory_order_acquire) != e)
+				continue;
+			fn(e, arg);
+			break;
+		}
+	}
+}
+
 void hold_each(void (*fn)(struct entry *e, void *arg), void *arg)
 {
 	struct thread_record *t;
@@ -119,6 +147,7 @@ void hold_each(void (*fn)(struct entry *e, void *arg), void *arg)
 	for (unsigned i = 0; (t = thread_at(i)); i++) {
 		struct hold_chunk *c = atomic_load_explicit(&t->holds.more, memory_order_acquire);
 
+		each_recent(t, fn, arg);
 		each_of(t->holds.first, HOLDS_FIRST, fn, arg);
 		for (; c; c = atomic_load_explicit(&c->next, memory_order_relaxed))
 			each_of(c->holds, c->count, fn, arg);

@@ -24,9 +24,12 @@
  *
  *   Either the putter sees DEAD and wakes, or the hold is seen as gone.
  *
- * Any thread may put. A hold goes back to the thread that it belongs to: its own through a plain list, another's
- * through a stack that the owner empties. When a thread ends, its record goes to the next new thread, with
- * the holds that are still out.
+ * There are two kinds. What a thread finds again is held by counts beside what it remembers (struct recent in
+ * thread.h): a hit adds one, a put adds one. All else has a hold to itself, of this file.
+ *
+ * Any thread may put. To a count it adds one of the owner's record that is for others. A hold goes back to the
+ * thread that it belongs to: its own through a plain list, another's through a stack that the owner empties.
+ * When a thread ends, its record goes to the next new thread, with the holds that are still out.
  */
 #ifndef HF_HOLD_H
 #define HF_HOLD_H
@@ -64,8 +67,8 @@ struct holds {
 
 /*
  * How the two halves of the fence are split. ASYMMETRIC: membarrier(2) works, and the readers' half is free. FENCED:
- * it never did, readers fence themselves. LOST: it did, and was forbidden since (a sandbox entered late); readers
- * fence from then on, and the heavy half waits long enough for every store that was made without.
+ * it never did, readers fence themselves. LOST: it did, and was forbidden since (a sandbox entered late); the heavy
+ * half waits long enough for every store that was made without a fence.
  */
 enum hold_mode { HOLD_FENCED, HOLD_ASYMMETRIC, HOLD_LOST };
 extern _Atomic int hold_mode;
@@ -75,8 +78,6 @@ void hold_init(void);
 void holds_init(struct holds *h, struct thread_record *owner);
 /* The slow half of hold_take(): what other threads gave back, or a new chunk. NULL: no memory. */
 struct hold *hold_more(struct holds *h, struct thread_record *owner);
-/* To a record that isn't the caller's. */
-void hold_return(struct hold *h);
 
 /* The light half of the fence, and the heavy one. */
 static inline void hold_fence(void)
@@ -111,18 +112,6 @@ static inline void hold_set(struct hold *h, struct entry *e)
 }
 
 /* The entry is let go; then look whether it is dead. Afterwards the hold must not be touched. */
-static inline void hold_clear(struct hold *h, struct thread_record *self)
-{
-	atomic_store_explicit(&h->entry, NULL, memory_order_release);
-	if (__builtin_expect(h->owner != self, 0)) {
-		hold_return(h);
-	} else {
-		struct holds *s = (struct holds *)(void *)self;
-
-		h->next = s->free;
-		s->free = h;
-	}
-	hold_fence();
-}
+void hold_clear(struct hold *h, struct thread_record *self);
 
 #endif

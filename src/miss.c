@@ -40,7 +40,8 @@ static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 	atomic_store_explicit(&e->word,
 			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~FLAGS) + GENERATION,
 			      memory_order_relaxed);
-	e->access = (uint16_t)access;
+	e->access = (uint8_t)access;
+	atomic_store_explicit(&e->parts, 1, memory_order_relaxed);
 	e->changed = false;
 	e->watched = false;
 }
@@ -180,7 +181,7 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 
 static void publish(struct hf_cache *c, struct entry *e)
 {
-	uint32_t now = atomic_load_explicit(&c->epoch, memory_order_relaxed);
+	uint32_t now = (uint32_t)atomic_load_explicit(&c->gate, memory_order_relaxed);
 
 	atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
 	e->node.owner = now;
@@ -191,11 +192,32 @@ static void publish(struct hf_cache *c, struct entry *e)
 	index_insert(&c->index[e->access - 1], &e->node);
 }
 
-/* lock held: the placeholder's time is over, whoever waits for it looks again. */
-static void resolve(struct hf_cache *c, struct entry *e)
+/* lock held: the placeholder's time is over, whoever waits for it looks again. Is there anybody? */
+static bool resolve(struct hf_cache *c, struct entry *e)
 {
 	list_remove(&c->pending, e);
 	atomic_fetch_add(&c->pending_done, 1);
+	return c->waiters > 0;
+}
+
+static void unlock_and_wake(struct hf_cache *c, bool somebody)
+{
+	pthread_mutex_unlock(&c->lock);
+	if (somebody)
+		os_wake_all(&c->pending_done);
+}
+
+/* lock held, and dropped. */
+static void wait_for_pending(struct hf_cache *c)
+{
+	uint32_t seen = atomic_load(&c->pending_done);
+
+	c->waiters++;
+	pthread_mutex_unlock(&c->lock);
+	os_wait(&c->pending_done, seen);
+	pthread_mutex_lock(&c->lock);
+	c->waiters--;
+	pthread_mutex_unlock(&c->lock);
 }
 
 static void unwatch(struct hf_cache *c, struct entry *e)
@@ -239,10 +261,11 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, 
 {
 	struct entry *covered = NULL;
 	enum outcome out;
+	bool somebody;
 
 	hold_set(h, e);
 	pthread_mutex_lock(&c->lock);
-	resolve(c, e);
+	somebody = resolve(c, e);
 	if (!watched) {
 		make_single(c, e);
 		out = SINGLE;
@@ -254,20 +277,20 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, 
 		publish(c, e);
 		out = PUBLISHED;
 	}
-	pthread_mutex_unlock(&c->lock);
-	os_wake_all(&c->pending_done);
+	unlock_and_wake(c, somebody);
 	cache_retire(c, covered);
 	return out;
 }
 
 static void give_up(struct hf_cache *c, struct entry *e)
 {
+	bool somebody;
+
 	atomic_fetch_sub(&c->pinned, entry_bytes(e));
 	pthread_mutex_lock(&c->lock);
-	resolve(c, e);
+	somebody = resolve(c, e);
 	pool_put(&c->pool, e);
-	pthread_mutex_unlock(&c->lock);
-	os_wake_all(&c->pending_done);
+	unlock_and_wake(c, somebody);
 }
 
 /*
@@ -278,12 +301,10 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 		 struct entry **out, struct entry **victims)
 {
 	struct entry *e = may & MAY_WAIT ? pending_cover(c, start, end, access) : NULL;
-	uint32_t seen = atomic_load(&c->pending_done);
 	int rc;
 
 	if (e) {
-		pthread_mutex_unlock(&c->lock);
-		os_wait(&c->pending_done, seen);
+		wait_for_pending(c);
 		return 1;
 	}
 	rc = make_room(c, end - start, may, victims);
@@ -298,7 +319,7 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 	}
 	fill(e, start, end, access);
 	list_append(&c->pending, e);
-	atomic_fetch_add_explicit(&c->epoch, 1, memory_order_relaxed);
+	cache_turn_gate(c);
 	*out = e;
 	return 0;
 }
@@ -359,8 +380,26 @@ static void lock_with_room(struct hf_cache *c)
 	}
 }
 
+/* Somebody else made one meanwhile: found under the lock, and held. Nothing is asked there: see stands(). */
+static struct hold *find_made(struct hf_cache *c, struct thread_record *t, const struct lookup *l)
+{
+	struct lookup any = *l;
+
+	any.quiet = PARTS_ALL;
+	return c->caching ? cache_find(c, t, &any) : NULL;
+}
+
+/* 1: no change is in flight that could touch it, and it lives still. 0: it is gone. -EAGAIN: no quiet. */
+static int stands(struct hf_cache *c, const struct hold *h)
+{
+	const struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
+	int rc = switch_settle(c->sw, entry_parts(e));
+
+	return rc ? rc : !(atomic_load_explicit(&e->word, memory_order_acquire) & ENTRY_DEAD);
+}
+
 /* Registered for h: 0, or -errno. 1: there is one already, and *found holds it. */
-static int find_or_make(struct hf_cache *c, struct thread_record *t, struct range r, unsigned access,
+static int find_or_make(struct hf_cache *c, struct thread_record *t, const struct lookup *l,
 			struct hold *h, struct hold **found)
 {
 	unsigned may = c->caching ? MAY_WAIT : 0;
@@ -371,15 +410,21 @@ static int find_or_make(struct hf_cache *c, struct thread_record *t, struct rang
 		struct entry *e;
 		int rc;
 
-		if (c->caching && switch_settle(c->sw) < 0)
-			break;
+		if (c->caching)
+			switch_rest(c->sw);
 		lock_with_room(c);
-		*found = c->caching ? cache_find(c, t, r.start, r.end, access) : NULL;
+		*found = find_made(c, t, l);
 		if (*found) {
 			pthread_mutex_unlock(&c->lock);
-			return 1;
+			rc = stands(c, *found);
+			if (rc == 1)
+				return 1;
+			cache_release(c, t, *found);
+			if (rc < 0)
+				break;
+			continue;
 		}
-		rc = begin(c, r.start, r.end, access, may, &e, &victims);
+		rc = begin(c, l->start, l->end, l->access, may, &e, &victims);
 		if (rc == -ENOMEM && (made_room(c, gone, false) || !(may & MAY_EXCEED))) {
 			/* What is dead and not let go yet counts, too (I5): the second time it has gone. */
 			may |= MAY_EXCEED;
@@ -396,11 +441,10 @@ static int find_or_make(struct hf_cache *c, struct thread_record *t, struct rang
 		if (rc != -EAGAIN)
 			return rc;
 	}
-	return make_unwatched(c, r.start, r.end, access, h);
+	return make_unwatched(c, l->start, l->end, l->access, h);
 }
 
-int cache_miss(struct hf_cache *c, struct thread_record *t, uint64_t start, uint64_t end,
-	       unsigned access, struct hold **out, bool *hit)
+int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct hold **out, bool *hit)
 {
 	struct hold *h = hold_take(&t->holds, t);
 	struct hold *found = NULL;
@@ -408,7 +452,7 @@ int cache_miss(struct hf_cache *c, struct thread_record *t, uint64_t start, uint
 
 	if (!h)
 		return hf_set_error(-ENOMEM, "no memory for one hold more");
-	rc = find_or_make(c, t, (struct range){ start, end }, access, h, &found);
+	rc = find_or_make(c, t, l, h, &found);
 	if (rc)
 		hold_clear(h, t);
 	*hit = rc == 1;

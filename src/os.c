@@ -183,16 +183,21 @@ uint64_t os_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-_Atomic uint32_t *os_fork_word(void)
+void *os_fork_map(size_t bytes)
 {
 	size_t page = os_page_size();
-	void *word = os_pool_map(page);
+	void *base = os_pool_map(bytes);
 
-	if (word && (FAULT("wipeonfork") || madvise(word, page, MADV_WIPEONFORK) < 0)) {
-		os_pool_unmap(word, page);
-		word = NULL;
+	if (base && (FAULT("wipeonfork") || madvise(base, (bytes + page - 1) & ~(page - 1), MADV_WIPEONFORK) < 0)) {
+		os_pool_unmap(base, bytes);
+		base = NULL;
 	}
-	return word;
+	return base;
+}
+
+_Atomic uint32_t *os_fork_word(void)
+{
+	return os_fork_map(os_page_size());
 }
 
 void os_fork_word_free(_Atomic uint32_t *word)

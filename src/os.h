@@ -57,8 +57,11 @@ void os_wake_all(_Atomic uint32_t *word);
 void os_sleep_us(unsigned us);
 uint64_t os_now_ns(void); /* CLOCK_MONOTONIC */
 
+/* The same, but that the kernel wipes it to 0 in every forked child (MADV_WIPEONFORK, Linux 4.14). */
+void *os_fork_map(size_t bytes);
+
 /*
- * A word, 0 at first, that the kernel wipes to 0 again in every forked child (MADV_WIPEONFORK): set to
+ * A word, 0 at first, of such memory: set to
  * another value it tells, with no system call, that this is still the process that set it (I7). NULL on failure.
  */
 _Atomic uint32_t *os_fork_word(void);

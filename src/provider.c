@@ -17,14 +17,19 @@ int hf_provider_enter(struct hf_provider *p)
 
 /* ------------------------------------------------------------------ get, beside the fast path */
 
-static int check_request(const void *addr, size_t len, unsigned access, struct hf_region *out,
-			 struct range *r)
+static int check_request(struct lookup *l, struct hf_region *out)
 {
-	if (!access || (access & ~HF_READWRITE))
-		return hf_set_error(-EINVAL, "access 0x%x: HF_READ, HF_WRITE or both", access);
+	struct range r;
+	int rc;
+
+	if (!l->access || (l->access & ~HF_READWRITE))
+		return hf_set_error(-EINVAL, "access 0x%x: HF_READ, HF_WRITE or both", l->access);
 	if (!out)
 		return hf_set_error(-EINVAL, "no place for the region");
-	return range_round(addr, len, r);
+	rc = range_round((void *)(uintptr_t)l->addr, l->len, &r);
+	l->start = r.start;
+	l->end = r.end;
+	return rc;
 }
 
 static void fill_region(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out)
@@ -44,34 +49,42 @@ static void fill_region(struct hf_provider *p, struct hold *h, bool hit, struct 
 	};
 }
 
-int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		 struct hf_region *out, bool checked)
+/* By the index, or made. */
+static int find_or_miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
 {
-	struct thread_record *t = thread_self;
-	struct hold *h = NULL;
-	struct range r;
-	bool hit = true;
+	struct hf_cache *c = &p->cache;
+	struct hold *h = c->caching ? cache_find(c, t, l) : NULL;
+	bool hit = h != NULL;
+	int rc = h ? 0 : cache_miss(c, t, l, &h, &hit);
+
+	if (rc)
+		return rc;
+	if (hit)
+		cache_count_hits(t, c->counter, 1);
+	fill_region(p, h, hit, out);
+	if (out->flags & HF_REGION_CACHED)
+		cache_remember(c, t, l, region_entry(out), out);
+	return 0;
+}
+
+int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
+		 struct hf_region *out, unsigned quiet)
+{
+	struct lookup l = { .addr = (uintptr_t)addr, .len = len, .access = access, .quiet = quiet };
+	struct thread_record *t;
 	int rc = hf_provider_enter(p);
 
-	if (!rc && t)
-		cache_unhold(&p->cache, t, addr);
-	if (!rc)
-		rc = check_request(addr, len, access, out, &r);
+	if (rc)
+		return rc;
+	l.gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
+	rc = check_request(&l, out);
 	if (rc)
 		return rc;
 	t = thread_get();
 	if (!t)
 		return hf_set_error(-ENOMEM, "no memory for this thread's record, or over 65 536 threads");
 	thread_seen(t);
-	if (p->cache.caching && (!checked || switch_check(p->sw) == 0))
-		h = cache_find(&p->cache, t, r.start, r.end, access);
-	if (!h)
-		rc = cache_miss(&p->cache, t, r.start, r.end, access, &h, &hit);
-	if (rc)
-		return rc;
-	fill_region(p, h, hit, out);
-	cache_remember(&p->cache, t, addr, out);
-	return 0;
+	return cache_find_again(p, t, &l, out) ? 0 : find_or_miss(p, t, &l, out);
 }
 
 int hf_sync(struct hf_provider *p)
@@ -84,7 +97,7 @@ int hf_sync(struct hf_provider *p)
 	t = thread_get();
 	if (t)
 		thread_seen(t);
-	rc = switch_settle(p->sw);
+	rc = switch_settle(p->sw, PARTS_ALL);
 	return rc ? hf_set_error(rc, "the mapping keeps changing: use hf_get()") : 0;
 }
 
@@ -183,9 +196,6 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 		return hf_set_error(-ENOMEM, "no memory for a provider");
 	memcpy(&p->ops, ops, ops->size < sizeof(p->ops) ? ops->size : sizeof(p->ops));
 	p->sw = sw;
-	p->alive = sw->alive;
-	p->word = &sw->sink.word;
-	p->must_ask = sw->ops.check != NULL;
 	rc = open_all(p, arg, config, &options);
 	if (rc)
 		free(p);

@@ -12,21 +12,19 @@
 #include "switch.h"
 
 struct hf_provider {
-	/* What a hit reads, constant after the open. */
-	const _Atomic uint32_t *alive; /* the switch's: 0 in a forked child */
-	const _Atomic uint64_t *word;  /* the switch's */
-	bool must_ask;                 /* the word alone is not exact: switch_check() */
-
-	struct hf_cache cache;
+	struct hf_cache cache; /* first: its gates are all that a hit reads */
 	struct hf_switch *sw;
 	struct hf_nic_ops ops; /* a copy: pointers that an older table lacks are NULL */
 	void *nic;
 	_Atomic unsigned conns;   /* open connections: they keep the provider open */
 };
 
-/* Everything that the fast path leaves out: every check of the arguments, and the miss. */
+/*
+ * Everything that the fast path leaves out: every check of the arguments, the proxy's answer, and the miss. `quiet`:
+ * parts of the sink that needn't be asked.
+ */
 int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		 struct hf_region *out, bool checked);
+		 struct hf_region *out, unsigned quiet);
 int provider_bad_put(struct hf_provider *p, const struct hf_region *r);
 
 /* 0, or -EOWNERDEAD in a forked child, -EINVAL for NULL. Every public call starts with it (I7). */

@@ -119,7 +119,7 @@ static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
 		return -EOPNOTSUPP; /* the proxy has said why */
 	if (rc < 0)
 		return rc;
-	rc = switch_settle(sw);
+	rc = switch_settle(sw, PARTS_ALL);
 	pthread_mutex_lock(&sw->secured.lock);
 	changed = s->changed;
 	pthread_mutex_unlock(&sw->secured.lock);
@@ -183,7 +183,7 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 	if (rc)
 		return rc;
 	/* A change whose call has returned is told: wait for what is being told now. */
-	switch_settle(sw);
+	switch_settle(sw, PARTS_ALL);
 	pthread_mutex_lock(&sw->secured.lock);
 	s = lookup(&sw->secured, id);
 	rc = s ? s->changed : -EINVAL;

@@ -42,12 +42,25 @@ uint64_t hf_changes_word(const struct hf_sink *sink)
 	return atomic_load_explicit(&sink->word, memory_order_acquire);
 }
 
+/* What was known to be at rest has to be looked at again: hit.c. */
+static void turn_gates(struct hf_switch *sw)
+{
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		if (p)
+			cache_turn_gate(&p->cache);
+	}
+}
+
 void hf_changes_begin(struct hf_sink *sink)
 {
 	uint64_t w = atomic_load_explicit(&sink->word, memory_order_relaxed);
 
-	if (!(w & 1))
+	if (!(w & 1)) {
 		atomic_store_explicit(&sink->word, w + 1, memory_order_relaxed);
+		turn_gates(sink->sw);
+	}
 	/* Odd before the event is read: reading lets the changing call go on. */
 	atomic_thread_fence(memory_order_seq_cst);
 }
@@ -107,10 +120,10 @@ int hf_changes_end(struct hf_sink *sink)
 	return 0;
 }
 
-int switch_settle(const struct hf_switch *sw)
+int switch_settle(const struct hf_switch *sw, unsigned parts)
 {
 	for (int i = 0; i < 100; i++) {
-		if (switch_check(sw) == 0)
+		if (switch_check(sw, parts) == 0)
 			return 0;
 		if (i < 50)
 			sched_yield();
@@ -118,6 +131,12 @@ int switch_settle(const struct hf_switch *sw)
 			os_sleep_us(40);
 	}
 	return -EAGAIN;
+}
+
+void switch_rest(const struct hf_switch *sw)
+{
+	for (int i = 0; i < 20 && (hf_changes_word(&sw->sink) & 1); i++)
+		sched_yield();
 }
 
 /* ------------------------------------------------------------------ told by the program */

@@ -67,8 +67,10 @@ int switch_enter(const struct hf_switch *sw);
 int switch_add(struct hf_switch *sw, struct hf_provider *p);
 void switch_remove(struct hf_switch *sw, struct hf_provider *p);
 
+#define PARTS_ALL 0xffu
+
 /* All changes so far are told and done with: 0; -EAGAIN when one is under way at this moment. No lock. */
-static inline int switch_check(const struct hf_switch *sw)
+static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 {
 	if (sw->ops.check && sw->ops.check(sw->proxy) != 0)
 		return -EAGAIN;
@@ -80,8 +82,18 @@ static inline int switch_check(const struct hf_switch *sw)
 	return atomic_load_explicit(&sw->sink.word, memory_order_acquire) & 1 ? -EAGAIN : 0;
 }
 
+/* The words alone are not exact: each get has to ask. */
+static inline bool switch_must_be_asked(const struct hf_switch *sw)
+{
+	return sw->ops.check != NULL;
+}
+
 /* The same, but waits a little (about 2 ms at most) for quiet. */
-int switch_settle(const struct hf_switch *sw);
+int switch_settle(const struct hf_switch *sw, unsigned parts);
+
+/* Waits a little (some 10 us at most) while changes are being told; doesn't ask the proxy. What is begun in between is
+ * right all the same, but may be for nothing. */
+void switch_rest(const struct hf_switch *sw);
 
 /* secure.c: told by the telling thread (try) or by hf_invalidate(). -EAGAIN: busy. */
 int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try);

@@ -18,7 +18,8 @@
 #define CHUNKS 256 /* 65 536 threads; later ones have no record and are proved by /proc alone */
 
 _Atomic uint64_t thread_clock = 1;
-_Thread_local struct thread_record *thread_self;
+static struct thread_record nobody;
+_Thread_local struct thread_record *thread_self = &nobody;
 
 static struct thread_record *_Atomic chunks[CHUNKS];
 static _Atomic unsigned made; /* records that were ever claimed: those in use are among the first so many */
@@ -28,19 +29,14 @@ static void at_exit(void *p)
 {
 	struct thread_record *t = p;
 
-	thread_self = NULL;
+	thread_self = &nobody;
 	atomic_store(&t->tid, 0);
 }
 
-/* In the child only the forking thread lives on, under another number. */
+/* In the child all records are wiped, and the thread that forked takes a new one when it needs it. */
 static void at_fork(void)
 {
-	for (int c = 0; c < CHUNKS && chunks[c]; c++)
-		for (int i = 0; i < CHUNK_RECORDS; i++)
-			if (&chunks[c][i] != thread_self)
-				atomic_store(&chunks[c][i].tid, 0);
-	if (thread_self)
-		atomic_store(&thread_self->tid, (int)syscall(SYS_gettid));
+	thread_self = &nobody;
 }
 
 static void once_init(void)
@@ -56,7 +52,7 @@ static struct thread_record *chunk_at(int c)
 
 	if (have)
 		return have;
-	mine = os_pool_map(sizeof(*mine) * CHUNK_RECORDS);
+	mine = os_fork_map(sizeof(*mine) * CHUNK_RECORDS);
 	if (!mine)
 		return NULL;
 	if (atomic_compare_exchange_strong(&chunks[c], &have, mine))

@@ -32,27 +32,43 @@
 
 #include "hold.h"
 
-/* What this thread found lately, by the page at which its request began: see hit.c. */
+/*
+ * What this thread found lately, by the page at which its request began, and its holds of it: hit.c. Held is what was
+ * got and not put: gets - puts - returned. While that isn't 0, the place keeps its entry.
+ */
 struct recent {
-	uint64_t cache;          /* the cache's number; 0: empty */
-	uint64_t word;           /* the entry's, when it was found: the same as long as it lives */
-	struct entry *entry;
-	struct hf_region region; /* as hf_get() will answer it, but for the hold */
+	/* The owner's line: all that a hit reads and writes. */
+	uint64_t gate;          /* the cache's gate when the entry was last known to live */
+	_Atomic uint64_t gets;  /* that were hits */
+	_Atomic uint32_t puts;  /* by this thread */
+	uint32_t asked;         /* the access that was asked for */
+	uint64_t addr, length, lkey, rkey; /* as struct hf_region begins */
+	uint32_t access, flags;
+	/* What others read, and what they put. */
+	_Atomic(struct entry *) entry;
+	_Atomic uint64_t cache; /* the cache's number; 0: empty */
+	uint64_t word;          /* the entry's, as long as it lives */
+	uint32_t counter;       /* the cache's */
+	_Atomic uint32_t returned; /* puts by other threads */
 } __attribute__((aligned(128)));
 
 #define RECENTS 64
 #define COUNTERS 256 /* providers that may be open in one process: each has a counter of hits in each record */
 
-/* One per thread, of memory that nobody else writes to, but for holds that others put. */
+/*
+ * One per thread, of memory that nobody else writes to, but for what others put. The kernel wipes it in a forked
+ * child, so that a hit needs no look at who we are (I7).
+ */
 struct thread_record {
-	struct holds holds;    /* first: see hold_clear() */
+	struct recent recent[RECENTS]; /* first: the shortest way for a hit */
+	struct holds holds;
 	_Atomic int tid;       /* 0: free */
-	_Atomic uint64_t seen; /* thread_clock at the last call into the library */
+	_Atomic uint64_t seen; /* thread_clock at the last call into the library that was more than a hit */
 	_Atomic uint64_t hits[COUNTERS]; /* by the cache's counter; written by the owner only */
-	struct recent recent[RECENTS];
 } __attribute__((aligned(128)));
 
 extern _Atomic uint64_t thread_clock;
+/* Never NULL: before the first call of a thread a record without a number, in which nothing is ever found. */
 extern _Thread_local struct thread_record *thread_self __attribute__((tls_model("initial-exec")));
 
 /* The calling thread's record, made if need be. NULL: no memory, or over 65 536 threads. */
@@ -61,14 +77,28 @@ struct thread_record *thread_attach(void);
 static inline struct thread_record *thread_get(void)
 {
 	struct thread_record *t = thread_self;
+	bool mine = atomic_load_explicit(&t->tid, memory_order_relaxed) != 0;
 
-	return __builtin_expect(t != NULL, 1) ? t : thread_attach();
+	return __builtin_expect(mine, 1) ? t : thread_attach();
 }
 
 /* The i-th record that was ever made; NULL past the last. */
 struct thread_record *thread_at(unsigned i);
 
-/* The calling thread is in the library, hence in no madvise. Called on every hit: one load, rarely a store. */
+/* Also for another thread's, while that goes on using it: what is held all the time is never missed. */
+static inline bool recent_is_held(const struct recent *r)
+{
+	uint32_t puts = atomic_load_explicit(&r->puts, memory_order_acquire);
+	uint32_t returned;
+
+	if ((uint32_t)atomic_load_explicit(&r->gets, memory_order_acquire) == puts)
+		return false;
+	/* The gets last: what was got and given back since must not make up for what is still out. */
+	returned = atomic_load_explicit(&r->returned, memory_order_acquire);
+	return (uint32_t)atomic_load_explicit(&r->gets, memory_order_acquire) - puts != returned;
+}
+
+/* The calling thread is in the library, hence in no madvise: one load, rarely a store. */
 static inline void thread_seen(struct thread_record *t)
 {
 	uint64_t now = atomic_load_explicit(&thread_clock, memory_order_acquire);
@@ -80,14 +110,18 @@ static inline void thread_seen(struct thread_record *t)
 /* A thread of the library's own that is in no call which could lead to an madvise, and again in one. */
 static inline void thread_rest(void)
 {
-	if (thread_self || thread_attach())
-		atomic_store_explicit(&thread_self->seen, UINT64_MAX, memory_order_release);
+	struct thread_record *t = thread_get();
+
+	if (t)
+		atomic_store_explicit(&t->seen, UINT64_MAX, memory_order_release);
 }
 
 static inline void thread_work(void)
 {
-	if (thread_self)
-		atomic_store(&thread_self->seen, atomic_load(&thread_clock));
+	struct thread_record *t = thread_get();
+
+	if (t)
+		atomic_store(&t->seen, atomic_load(&thread_clock));
 }
 
 /* Advance the clock; the new value. */

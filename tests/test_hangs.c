@@ -745,7 +745,7 @@ static void *live_shortly(void *arg)
 		rc = hf_put(provider, &r);
 	if (rc)
 		fault("hf_get or hf_put", rc);
-	if (!thread_self)
+	if (!atomic_load(&thread_self->tid))
 		fault("no record", 0);
 	else
 		note_record(thread_self);

@@ -66,7 +66,7 @@ static void change(struct rig *g, unsigned first, unsigned n)
 	}
 	p = mmap(at(g, first), n * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	assert_ptr_equal(p, at(g, first));
-	while (switch_settle(g->sw)) /* told by another thread: all is told when it rests */
+	while (switch_settle(g->sw, PARTS_ALL)) /* told by another thread: all is told when it rests */
 		;
 }
 
