@@ -36,10 +36,16 @@ bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t cou
 	       c->live + count <= c->options.max_count;
 }
 
-/* A census costs more than a victim: a large cache makes room for several, at most a thousandth of it. */
+/*
+ * A census costs more than a victim, and a membarrier more than a census: who makes room makes it for several that
+ * will come, up to a 32nd of the cache. Small caches stay exact.
+ */
+#define BATCH_PART 32
+#define BATCH_MAX 64
+
 static uint64_t batch(const struct hf_cache *c)
 {
-	return c->live / 1024 < 32 ? c->live / 1024 : 32;
+	return c->live / BATCH_PART < BATCH_MAX ? c->live / BATCH_PART : BATCH_MAX;
 }
 
 /*

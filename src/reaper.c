@@ -8,6 +8,10 @@
 #include "switch.h"
 #include "thread.h"
 
+/* Who takes away one may soon take away more: after some work the reaper can't be woken for so long, and costs nobody a
+ * call into the kernel. */
+#define NAP_US 100
+
 void cache_hand_over(struct hf_cache *c, struct entry *e)
 {
 	struct entry *head = atomic_load_explicit(&c->reap, memory_order_relaxed);
@@ -36,23 +40,34 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 	return true;
 }
 
-static void free_entry(struct hf_cache *c, struct entry *e)
+static void free_entries(struct hf_cache *c, struct entry *list)
 {
 	pthread_mutex_lock(&c->lock);
-	entry_set_flags(e, 0);
-	pool_put(&c->pool, e);
+	while (list) {
+		struct entry *e = list;
+
+		list = e->next;
+		entry_set_flags(e, 0);
+		pool_put(&c->pool, e);
+	}
 	pthread_mutex_unlock(&c->lock);
 }
 
 void cache_let_go(struct hf_cache *c, struct entry *list)
 {
+	struct entry *gone = NULL;
+
 	while (list) {
 		struct entry *e = list;
 
 		list = e->next;
-		if (deregister(c, e))
-			free_entry(c, e);
+		if (deregister(c, e)) {
+			e->next = gone;
+			gone = e;
+		}
 	}
+	if (gone)
+		free_entries(c, gone);
 }
 
 static void mark_held(struct entry *e, void *cache)
@@ -160,7 +175,8 @@ void *cache_reaper(void *cache)
 		thread_rest();
 		sem_wait(&c->wake);
 		thread_work();
-		cache_reclaim(c, RECLAIM_DEAD);
+		if (cache_reclaim(c, RECLAIM_DEAD))
+			os_sleep_us(NAP_US);
 	}
 	return NULL;
 }
