@@ -66,15 +66,26 @@ static uint64_t sum_hits(struct hf_cache *c)
 
 /* ------------------------------------------------------------------ the gate */
 
-/* Of two that turn it at the same time either may be the last: both numbers are new. */
+/*
+ * Two may turn it at the same time; either number is new. What is noted is read from `gate`: a number gets there
+ * last, so that no late store brings one back that somebody has noted since:
+ *
+ *   telling thread                 getter                  who kills
+ *   --------------------------     -------------------     ------------------------------
+ *   9: gate = 9
+ *                                  notes 9
+ *                                                          e: DEAD; 10: both gates = 10
+ *   checked_gate = 9 (too late)
+ *                                  hit: 9 is the gate      <-- so: checked_gate first
+ */
 void cache_turn_gate(struct hf_cache *c)
 {
 	static _Atomic uint64_t last = GATE_CLOSED;
 	uint64_t gate = atomic_fetch_add(&last, 1) + 1;
 
-	atomic_store(&c->gate, gate);
 	if (!switch_must_be_asked(c->sw))
 		atomic_store(&c->checked_gate, gate);
+	atomic_store(&c->gate, gate);
 }
 
 /* ------------------------------------------------------------------ life */

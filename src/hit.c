@@ -169,13 +169,17 @@ static void used(struct hf_cache *c, struct entry *e, uint64_t gate)
 }
 
 /*
- * The gate as it was before anything was looked at. Not where readers fence themselves; nor while more is kept than
- * the limits allow, when each put has to look.
+ * The gate as it was before anything was looked at. Not while changes are being told: an unchecked get may have found
+ * what a checked one must not. Not while more is kept than the limits allow, when each put has to look. And never
+ * where readers fence themselves.
  */
-static uint64_t to_note(const struct hf_cache *c, uint64_t gate)
+static uint64_t to_note(const struct hf_cache *c, const struct entry *e, uint64_t gate)
 {
-	return atomic_load_explicit(&hold_mode, memory_order_relaxed) == HOLD_FENCED ||
-	       atomic_load_explicit(&c->over, memory_order_relaxed) ? 0 : gate;
+	bool rest = switch_is_at_rest(c->sw, entry_parts(e)) &&
+		    !atomic_load_explicit(&c->over, memory_order_relaxed) &&
+		    atomic_load_explicit(&hold_mode, memory_order_relaxed) != HOLD_FENCED;
+
+	return rest ? gate : 0;
 }
 
 /* No change of these parts is in flight, as this get has asked already or asks now. */
@@ -208,7 +212,7 @@ bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct loo
 		return false;
 	}
 	used(c, e, l->gate);
-	r->gate = to_note(c, l->gate);
+	r->gate = to_note(c, e, l->gate);
 	answer(p, r, out);
 	return true;
 }
@@ -220,7 +224,10 @@ void cache_count_hits(struct thread_record *t, int counter, uint64_t n)
 	atomic_store_explicit(hits, atomic_load_explicit(hits, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
-/* Nobody holds it: what was counted here goes to the cache, if that is still open. */
+/*
+ * Nobody holds it: what was counted here goes to the cache, if that is still open. The entry goes first: who counts
+ * holds meanwhile must not take the half of the numbers for a hold of one that is dead, and wait for its put.
+ */
 static void forget(struct thread_record *t, struct recent *r)
 {
 	uint64_t cache = atomic_load_explicit(&r->cache, memory_order_relaxed);
@@ -228,6 +235,7 @@ static void forget(struct thread_record *t, struct recent *r)
 	if (cache && cache_has_counter(cache, r->counter))
 		cache_count_hits(t, (int)r->counter, atomic_load_explicit(&r->gets, memory_order_relaxed));
 	r->gate = 0;
+	atomic_store_explicit(&r->entry, NULL, memory_order_release);
 	atomic_store_explicit(&r->cache, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->puts, 0, memory_order_release);
 	atomic_store_explicit(&r->returned, 0, memory_order_release);
@@ -242,7 +250,7 @@ void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lo
 	uint64_t word = word_of(e);
 
 	/* It may have died meanwhile, though it is held. A dead word must not be what a hit compares with (I2). */
-	if (recent_is_held(r) || (word & ENTRY_DEAD))
+	if (recent_held(r) || (word & ENTRY_DEAD))
 		return;
 	forget(t, r);
 	r->asked = l->access;
@@ -355,7 +363,7 @@ static __attribute__((noinline)) int put_slowly(struct hf_provider *p, struct hf
 		return provider_bad_put(p, r);
 	e = region_entry(r);
 	/* A copy of a region that was put may name another hold by now. */
-	if (!e || entry_start(e) != r->addr || ((at & TAG) && recent_is_mine(t, recent) && !recent_is_held(recent)))
+	if (!e || entry_start(e) != r->addr || ((at & TAG) && recent_is_mine(t, recent) && !recent_held(recent)))
 		return provider_bad_put(p, r);
 	r->entry = NULL;
 	if (at & TAG)
@@ -377,9 +385,7 @@ int hf_put(struct hf_provider *p, struct hf_region *region)
 		return put_slowly(p, region);
 	r = (struct recent *)((uintptr_t)region->entry - TAG);
 	/* What this thread has found again, it has it, and nothing has turned: one more put, and that is all. */
-	if (unlikely(!recent_is_mine(t, r) || region->provider != p || region->addr != r->addr ||
-		     (uint32_t)atomic_load_explicit(&r->gets, memory_order_relaxed) ==
-			     atomic_load_explicit(&r->puts, memory_order_relaxed)))
+	if (unlikely(!recent_is_mine(t, r) || region->provider != p || region->addr != r->addr || !recent_held(r)))
 		return put_slowly(p, region);
 	add_put(r);
 	region->entry = NULL;

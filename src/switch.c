@@ -58,7 +58,7 @@ void hf_changes_begin(struct hf_sink *sink)
 	uint64_t w = atomic_load_explicit(&sink->word, memory_order_relaxed);
 
 	if (!(w & 1)) {
-		atomic_store_explicit(&sink->word, w + 1, memory_order_relaxed);
+		atomic_store(&sink->word, w + 1);
 		turn_gates(sink->sw);
 	}
 	/* Odd before the event is read: reading lets the changing call go on. */

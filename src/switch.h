@@ -69,6 +69,12 @@ void switch_remove(struct hf_switch *sw, struct hf_provider *p);
 
 #define PARTS_ALL 0xffu
 
+/* Nothing is being told at this moment. Doesn't ask the proxy. */
+static inline bool switch_is_at_rest(const struct hf_switch *sw, unsigned parts)
+{
+	return !(atomic_load_explicit(&sw->sink.word, memory_order_acquire) & 1);
+}
+
 /* All changes so far are told and done with: 0; -EAGAIN when one is under way at this moment. No lock. */
 static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 {
@@ -79,7 +85,7 @@ static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 	 * by itself; elsewhere it is not promised.
 	 */
 	atomic_thread_fence(memory_order_acquire);
-	return atomic_load_explicit(&sw->sink.word, memory_order_acquire) & 1 ? -EAGAIN : 0;
+	return switch_is_at_rest(sw, parts) ? 0 : -EAGAIN;
 }
 
 /* The words alone are not exact: each get has to ask. */

@@ -85,6 +85,14 @@ static inline struct thread_record *thread_get(void)
 /* The i-th record that was ever made; NULL past the last. */
 struct thread_record *thread_at(unsigned i);
 
+/* How many holds. For the owner, or when the owner can't run. */
+static inline uint32_t recent_held(const struct recent *r)
+{
+	return (uint32_t)atomic_load_explicit(&r->gets, memory_order_relaxed) -
+	       atomic_load_explicit(&r->puts, memory_order_relaxed) -
+	       atomic_load_explicit(&r->returned, memory_order_acquire);
+}
+
 /* Also for another thread's, while that goes on using it: what is held all the time is never missed. */
 static inline bool recent_is_held(const struct recent *r)
 {

@@ -622,6 +622,33 @@ static void two_providers(void **state)
 	close_own(sw, p[1]);
 }
 
+/*
+ * While changes are told, an unchecked get may find what was there before, and a checked one must not: not even
+ * what the unchecked one has just looked up.
+ */
+static void unchecked_before_checked(void **state)
+{
+	struct hf_proxy_ops table = own_ops;
+	struct hf_switch *sw;
+	struct hf_provider *p;
+	struct hf_region r;
+
+	table.check = NULL; /* its word tells all */
+	sw = open_own(&table, NULL);
+	p = check_sim(sw, NULL, NULL);
+	check_touch(p, at(0), page, HF_READ);
+	check_touch(p, at(0), page, HF_READ);
+	assert_true(check_touch(p, at(0), page, HF_READ) & HF_REGION_HIT);
+	hf_changes_begin(own.sink);
+	check_ok(hf_get_unchecked(p, at(0), page, HF_READ, &r));
+	assert_true(r.flags & HF_REGION_HIT);
+	check_ok(hf_put(p, &r));
+	assert_false(check_touch(p, at(0), page, HF_READ) & HF_REGION_HIT);
+	hf_changed(own.sink, (uintptr_t)at(0), (uintptr_t)at(1));
+	changes_end();
+	close_own(sw, p);
+}
+
 static void sixty_four_providers(void **state)
 {
 	struct hf_switch *sw = check_switch("proxy=manual");
@@ -905,7 +932,8 @@ int main(void)
 		cmocka_unit_test(copy_on_write_is_broken), cmocka_unit_test(nic_of_a_provider),
 		cmocka_unit_test(earlier_proxy), cmocka_unit_test(refused_proxies),
 		cmocka_unit_test(what_secure_answers), cmocka_unit_test(what_check_answers),
-		cmocka_unit_test(the_word), cmocka_unit_test(busy_index), cmocka_unit_test(two_providers),
+		cmocka_unit_test(the_word), cmocka_unit_test(unchecked_before_checked),
+		cmocka_unit_test(busy_index), cmocka_unit_test(two_providers),
 		cmocka_unit_test(sixty_four_providers), cmocka_unit_test(told_by_its_own_thread),
 		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(proxy_over_manual),
 		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(find_by_name), cmocka_unit_test(set_error),
