@@ -105,6 +105,9 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->reap_lock, NULL);
 	pool_init(&c->pool, sizeof(struct entry));
+	index_nodes_init(&c->nodes);
+	for (int i = 0; i < 3; i++)
+		index_init(&c->index[i], &c->nodes);
 	sem_init(&c->wake, 0, 0);
 	c->number = atomic_fetch_add(&caches_opened, 1) + 1;
 	c->counter = take_counter(c->number);
@@ -164,6 +167,7 @@ void cache_close(struct hf_cache *c)
 	if (c->counter >= 0)
 		atomic_store(&counter_of[c->counter], 0);
 	sem_destroy(&c->wake);
+	index_nodes_destroy(&c->nodes);
 	pool_destroy(&c->pool);
 	pthread_mutex_destroy(&c->reap_lock);
 	pthread_mutex_destroy(&c->lock);
@@ -194,7 +198,7 @@ void cache_stats(struct hf_cache *c, struct hf_stats *out)
 
 bool cache_is_valid(struct hf_cache *c)
 {
-	int64_t nodes = 0;
+	int64_t indexed = 0;
 	uint64_t listed = 0;
 	bool ok = true;
 
@@ -203,7 +207,7 @@ bool cache_is_valid(struct hf_cache *c)
 		int64_t n = index_is_valid(&c->index[i]);
 
 		ok = ok && n >= 0;
-		nodes += n;
+		indexed += n;
 	}
 	for (struct entry *e = c->lru.head; e; e = e->next_in) {
 		uint64_t w = atomic_load(&e->word);
@@ -211,7 +215,7 @@ bool cache_is_valid(struct hf_cache *c)
 		listed++;
 		ok = ok && (w & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE;
 	}
-	ok = ok && nodes == (int64_t)c->live && listed == c->live;
+	ok = ok && indexed == (int64_t)c->live && listed == c->live;
 	pthread_mutex_unlock(&c->lock);
 	return ok;
 }

@@ -22,7 +22,6 @@
 #ifndef HF_CACHE_H
 #define HF_CACHE_H
 
-#include <stddef.h>
 #include <holdfast/backend.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -46,19 +45,22 @@ struct entry {
 	_Atomic uint64_t word;
 	_Atomic uint32_t stamp;  /* the cache's gate, the low half, at the last use */
 	uint32_t mark;           /* the last census that found a holder; lock */
-	struct node node;        /* in index[access - 1] while live */
-	/* Set before the entry is published, constant while somebody holds it. */
+	_Atomic uint64_t start;  /* in index[access - 1] while live, under `id` */
+	_Atomic uint32_t pages;
+	uint32_t id;             /* its own index in the pool */
+	uint32_t place;          /* the stamp by which it has its place in lru; lock */
+	uint8_t access;          /* set before it is published, as what follows */
+	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; see entry_parts() */
+	bool changed;            /* pending: memory changed meanwhile; lock */
+	bool watched;            /* watch_id is to be unsecured */
+	/* Constant while somebody holds it. */
 	uint64_t lkey, rkey;
 	uint64_t nic_priv;
 	uint64_t watch_id;
 	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
-	uint8_t access;
-	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; see entry_parts() */
-	bool changed;            /* pending: memory changed meanwhile; lock */
-	bool watched;            /* watch_id is to be unsecured */
 };
 
-_Static_assert(sizeof(struct entry) <= 128, "the promise of bytes per region");
+_Static_assert(sizeof(struct entry) <= 96, "the index adds 17 to 26: 128 bytes per region are promised");
 
 struct list {
 	struct entry *head, *tail;
@@ -95,6 +97,7 @@ struct hf_cache {
 	int counter;             /* index of its hits in the threads' records */
 
 	struct index index[3];   /* by access - 1; written under lock, read without */
+	struct index_nodes nodes;
 
 	pthread_mutex_t lock;
 	struct pool pool;
@@ -137,17 +140,12 @@ static inline void entry_set_flags(struct entry *e, uint64_t flags)
 
 static inline uint64_t entry_start(const struct entry *e)
 {
-	return node_start(&e->node);
-}
-
-static inline uint64_t entry_end(const struct entry *e)
-{
-	return node_end(&e->node);
+	return atomic_load_explicit(&e->start, memory_order_relaxed);
 }
 
 static inline uint64_t entry_bytes(const struct entry *e)
 {
-	return entry_end(e) - entry_start(e);
+	return atomic_load_explicit(&e->pages, memory_order_relaxed) * os_page_size();
 }
 
 /* Constant while somebody holds it; else of this or of another life. */
@@ -156,9 +154,15 @@ static inline unsigned entry_parts(const struct entry *e)
 	return atomic_load_explicit(&e->parts, memory_order_relaxed);
 }
 
-static inline struct entry *entry_of(struct node *n)
+static inline uint64_t entry_end(const struct entry *e)
 {
-	return n ? (struct entry *)(void *)((char *)n - offsetof(struct entry, node)) : NULL;
+	return entry_start(e) + entry_bytes(e);
+}
+
+/* What an index found. NULL: nothing, or no entry, for a reader without the lock. */
+static inline struct entry *entry_at(const struct hf_cache *c, uint32_t id)
+{
+	return id == INDEX_NONE ? NULL : pool_at(&c->pool, id);
 }
 
 /* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */

@@ -9,7 +9,7 @@
 
 void cache_kill(struct hf_cache *c, struct entry *e)
 {
-	index_remove(&c->index[e->access - 1], &e->node);
+	index_remove(&c->index[e->access - 1], entry_start(e), e->id);
 	list_remove(&c->lru, e);
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
@@ -19,7 +19,7 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 
 static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)
 {
-	struct node *found[32];
+	uint32_t found[32];
 	int dropped = 0;
 	unsigned n;
 
@@ -28,7 +28,7 @@ static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint6
 		if (n)
 			cache_census(c);
 		for (unsigned i = 0; i < n; i++) {
-			struct entry *e = entry_of(found[i]);
+			struct entry *e = entry_at(c, found[i]);
 
 			c->in_use += e->mark == c->census;
 			cache_kill(c, e);

@@ -11,10 +11,9 @@
 
 #define SORT_STEPS 64 /* how far a used entry is sorted in; beyond, it keeps that place */
 
-/* node.owner is the stamp by which the entry has its place in the list. */
 static bool was_used(const struct entry *e)
 {
-	return atomic_load_explicit(&e->stamp, memory_order_relaxed) != e->node.owner;
+	return atomic_load_explicit(&e->stamp, memory_order_relaxed) != e->place;
 }
 
 static void move_up(struct hf_cache *c, struct entry *e)
@@ -23,9 +22,9 @@ static void move_up(struct hf_cache *c, struct entry *e)
 	struct entry *at;
 
 	list_remove(&c->lru, e);
-	e->node.owner = stamp;
+	e->place = stamp;
 	at = c->lru.tail;
-	for (int i = 0; i < SORT_STEPS && at && (int32_t)(at->node.owner - stamp) > 0; i++)
+	for (int i = 0; i < SORT_STEPS && at && (int32_t)(at->place - stamp) > 0; i++)
 		at = at->prev_in;
 	list_insert_after(&c->lru, at, e);
 }

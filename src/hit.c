@@ -283,7 +283,7 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
 
 static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct lookup *l, unsigned access)
 {
-	struct entry *e = entry_of(index_find_cover(&c->index[access - 1], l->start, l->end));
+	struct entry *e = entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end));
 	struct hold *h = e && quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
 
 	if (!h)

@@ -1,251 +1,704 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 #include "index.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 
-/* A treap of a million nodes is about 50 deep; a reader that meets more is in a rotation's way. */
-#define READER_STEPS 256
+#include "os.h"
 
-typedef struct node *_Atomic link;
+/* A neighbour with so many free slots takes a part of what a full node has; nodes are merged if as many are left. */
+#define SLACK 4
 
-static struct node *get(const link *l)
+/* A node and the ends of all levels above it are divided, and the root gets one above it. */
+#define INSERT_NEEDS (INDEX_LEVELS + 1)
+
+typedef _Atomic uint64_t slot_word;
+
+static inline uint64_t get(const slot_word *w)
 {
-	return atomic_load_explicit(l, memory_order_acquire);
+	return atomic_load_explicit(w, memory_order_relaxed);
 }
 
-static void set(link *l, struct node *n)
+static inline void set(slot_word *w, uint64_t value)
 {
-	atomic_store_explicit(l, n, memory_order_release);
+	atomic_store_explicit(w, value, memory_order_relaxed);
 }
 
-static uint64_t max_end(const struct node *n)
+/* ------------------------------------------------------------------ nodes */
+
+static inline unsigned level_of(const struct node *n)
 {
-	return n ? atomic_load_explicit(&n->max_end, memory_order_relaxed) : 0;
+	return atomic_load_explicit(&n->level, memory_order_relaxed);
 }
 
-static void update(struct node *n)
+static inline unsigned count_of(const struct node *n)
 {
-	uint64_t m = node_end(n);
-	uint64_t l = max_end(get(&n->left));
-	uint64_t r = max_end(get(&n->right));
-
-	if (l > m)
-		m = l;
-	if (r > m)
-		m = r;
-	atomic_store_explicit(&n->max_end, m, memory_order_relaxed);
+	return atomic_load_explicit(&n->count, memory_order_relaxed);
 }
 
-/* Equal starts are ordered by address of the node, so that every node has one place. */
-static bool before(const struct node *a, const struct node *b)
+static inline unsigned slots(const struct node *n)
 {
-	uint64_t sa = node_start(a);
-	uint64_t sb = node_start(b);
-
-	return sa != sb ? sa < sb : (uintptr_t)a < (uintptr_t)b;
+	return level_of(n) ? INNER_SLOTS : LEAF_SLOTS;
 }
 
-static void split(struct node *t, const struct node *at, link *l, link *r)
+static inline struct node *node_at(const struct index *ix, uint32_t ref)
 {
-	if (!t) {
-		set(l, NULL);
-		set(r, NULL);
-	} else if (before(t, at)) {
-		struct node *rest = get(&t->right);
+	return pool_at(&ix->nodes->pool, ref);
+}
 
-		set(l, t);
-		split(rest, at, &t->right, r);
-		update(t);
-	} else {
-		struct node *rest = get(&t->left);
+static inline uint64_t start_of(const struct node *n, unsigned i)
+{
+	return get(&n->word[i]);
+}
 
-		set(r, t);
-		split(rest, at, l, &t->left);
-		update(t);
+/* [pages or child:32][id:32] */
+static inline uint64_t rest_of(const struct node *n, unsigned i)
+{
+	return get(&n->word[slots(n) + i]);
+}
+
+static inline uint32_t child_of(const struct node *n, unsigned i)
+{
+	return (uint32_t)(atomic_load_explicit(&n->word[INNER_SLOTS + i], memory_order_acquire) >> 32);
+}
+
+static inline slot_word *child_end(struct node *n, unsigned i)
+{
+	return &n->word[2 * INNER_SLOTS + i];
+}
+
+static inline uint64_t leaf_end(const struct index *ix, const struct node *n, unsigned i)
+{
+	return get(&n->word[i]) + (get(&n->word[LEAF_SLOTS + i]) >> 32) * ix->nodes->page;
+}
+
+static uint64_t end_of(const struct index *ix, const struct node *n, unsigned i)
+{
+	return level_of(n) ? get(&n->word[2 * INNER_SLOTS + i]) : leaf_end(ix, n, i);
+}
+
+static uint64_t max_end(const struct index *ix, const struct node *n)
+{
+	uint64_t max = 0;
+
+	for (unsigned i = 0; i < count_of(n); i++) {
+		uint64_t end = end_of(ix, n, i);
+
+		max = end > max ? end : max;
 	}
+	return max;
 }
 
-static struct node *merge(struct node *l, struct node *r)
+/* How many starts are at or before `start`. All are read, so that nothing has to be guessed, and at the same time. */
+static inline unsigned count_to(const struct node *n, unsigned of, uint64_t start)
 {
-	if (!l || !r)
-		return l ? l : r;
-	if (l->priority > r->priority) {
-		set(&l->right, merge(get(&l->right), r));
-		update(l);
-		return l;
-	}
-	set(&r->left, merge(l, get(&r->left)));
-	update(r);
-	return r;
+	unsigned k = 0;
+
+#pragma GCC unroll 31
+	for (unsigned i = 0; i < of; i++)
+		k += get(&n->word[i]) <= start;
+	return k;
 }
 
-static uint32_t next_priority(struct index *ix)
+static inline unsigned count_starts(const struct node *n, uint64_t start)
 {
-	uint64_t x = ix->random + 0x9e3779b97f4a7c15ull;
-
-	ix->random = x;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-	return (uint32_t)(x >> 32);
+	return level_of(n) ? count_to(n, INNER_SLOTS, start) : count_to(n, LEAF_SLOTS, start);
 }
 
-static void insert_at(link *l, struct node *n)
+/* How many are at or before (start, id). */
+static unsigned rank(const struct node *n, uint64_t start, uint32_t id)
 {
-	struct node *t = get(l);
+	unsigned k = count_starts(n, start);
 
-	if (t && t->priority >= n->priority) {
-		insert_at(before(n, t) ? &t->left : &t->right, n);
-		update(t);
-		return;
-	}
-	split(t, n, &n->left, &n->right);
-	update(n);
-	set(l, n);
+	while (k && start_of(n, k - 1) == start && (uint32_t)rest_of(n, k - 1) > id)
+		k--;
+	return k;
 }
 
-void index_insert(struct index *ix, struct node *n)
-{
-	n->priority = next_priority(ix);
-	set(&n->left, NULL);
-	set(&n->right, NULL);
-	update(n);
-	insert_at(&ix->root, n);
-}
+/* ------------------------------------------------------------------ changing one node, or two neighbours */
 
-static void remove_at(link *l, struct node *n)
-{
-	struct node *t = get(l);
-
-	if (t == n) {
-		set(l, merge(get(&t->left), get(&t->right)));
-		return;
-	}
-	remove_at(before(n, t) ? &t->left : &t->right, n);
-	update(t);
-}
-
-void index_remove(struct index *ix, struct node *n)
-{
-	remove_at(&ix->root, n);
-}
-
-struct node *index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
-{
-	struct node *n = get(&ix->root);
-
-	for (int i = 0; n && i < READER_STEPS; i++) {
-		struct node *left;
-
-		if (node_start(n) > start) {
-			n = get(&n->left);
-			continue;
-		}
-		/* All that lies left of n begins at or before `start`: its end decides. */
-		if (node_end(n) >= end)
-			return n;
-		left = get(&n->left);
-		n = max_end(left) >= end ? left : get(&n->right);
-	}
-	return NULL;
-}
-
-struct search {
-	uint64_t start, end;
-	bool inside;
-	struct node **out;
-	unsigned n, max;
+struct item {
+	uint64_t start, rest, end;
 };
 
-static void collect(struct node *t, struct search *s)
+static void set_count(struct node *n, unsigned count)
 {
-	uint64_t lo, hi;
+	for (unsigned i = count; i < count_of(n); i++)
+		set(&n->word[i], UINT64_MAX);
+	atomic_store_explicit(&n->count, (uint16_t)count, memory_order_relaxed);
+}
 
-	if (!t || s->n == s->max || max_end(t) <= s->start)
+static void copy_words(slot_word *to, const slot_word *from, unsigned n)
+{
+	if (to > from)
+		while (n--)
+			set(&to[n], get(&from[n]));
+	else
+		for (unsigned i = 0; i < n; i++)
+			set(&to[i], get(&from[i]));
+}
+
+/* n slots from f on in `from` to t on in `to`, of the same level; it may be the same node. */
+static void copy(struct node *to, unsigned t, const struct node *from, unsigned f, unsigned n)
+{
+	unsigned cap = slots(to);
+
+	copy_words(&to->word[t], &from->word[f], n);
+	copy_words(&to->word[cap + t], &from->word[cap + f], n);
+	if (level_of(to))
+		copy_words(&to->word[2 * cap + t], &from->word[2 * cap + f], n);
+}
+
+static void put(struct node *n, unsigned at, const struct item *it)
+{
+	unsigned cap = slots(n);
+
+	copy(n, at + 1, n, at, count_of(n) - at);
+	if (level_of(n))
+		set(child_end(n, at), it->end);
+	/* A new child is filled before it can be found. */
+	atomic_store_explicit(&n->word[cap + at], it->rest, memory_order_release);
+	set(&n->word[at], it->start);
+	atomic_store_explicit(&n->count, (uint16_t)(count_of(n) + 1), memory_order_relaxed);
+	n->last = (uint16_t)at;
+}
+
+static void set_bound(struct node *n, unsigned i, uint64_t start, uint64_t rest)
+{
+	uint32_t child = child_of(n, i);
+
+	set(&n->word[i], start);
+	set(&n->word[INNER_SLOTS + i], (uint64_t)child << 32 | (uint32_t)rest);
+}
+
+static void take(struct node *n, unsigned at)
+{
+	copy(n, at, n, at + 1, count_of(n) - at - 1);
+	set_count(n, count_of(n) - 1);
+	if (!at && level_of(n) && count_of(n))
+		set_bound(n, 0, 0, 0);
+}
+
+/* The bound of child i moves down into it before anything is put to the left of its own child 0. */
+static void bound_down(struct node *n, unsigned i, struct node *child)
+{
+	if (level_of(child))
+		set_bound(child, 0, start_of(n, i), rest_of(n, i));
+}
+
+/* ... and what is the least in it now is the bound. */
+static void bound_up(struct node *n, unsigned i, struct node *child)
+{
+	set_bound(n, i, start_of(child, 0), rest_of(child, 0));
+	if (level_of(child))
+		set_bound(child, 0, 0, 0);
+}
+
+/* Between neighbours: `left` is to have `want`. */
+static void shift(struct node *left, struct node *right, unsigned want)
+{
+	unsigned l = count_of(left), r = count_of(right);
+
+	if (want < l) {
+		copy(right, l - want, right, 0, r);
+		copy(right, 0, left, want, l - want);
+		atomic_store_explicit(&right->count, (uint16_t)(r + l - want), memory_order_relaxed);
+		set_count(left, want);
+	} else if (want > l) {
+		copy(left, l, right, 0, want - l);
+		atomic_store_explicit(&left->count, (uint16_t)want, memory_order_relaxed);
+		copy(right, 0, right, want - l, r + l - want);
+		set_count(right, r + l - want);
+	}
+}
+
+/* ------------------------------------------------------------------ the way down */
+
+/* On each level, 0 the leaf: the node, and the slot of its child on the next level, or where the range goes. */
+struct step {
+	struct node *node;
+	unsigned slot;
+};
+
+/* The level of the root. */
+static unsigned descend(const struct index *ix, uint64_t start, uint32_t id, struct step *at)
+{
+	uint32_t ref = atomic_load_explicit(&ix->root, memory_order_relaxed);
+	unsigned top = level_of(node_at(ix, ref));
+
+	for (unsigned l = top; l; l--) {
+		struct node *n = node_at(ix, ref);
+		unsigned i = rank(n, start, id) - 1;
+
+		at[l] = (struct step){ n, i };
+		ref = child_of(n, i);
+	}
+	at[0].node = node_at(ix, ref);
+	at[0].slot = rank(at[0].node, start, id);
+	return top;
+}
+
+static void set_root(struct index *ix, uint32_t ref)
+{
+	atomic_store_explicit(&ix->root, ref, memory_order_release);
+}
+
+static struct node *child_at(const struct index *ix, const struct node *n, unsigned i)
+{
+	return node_at(ix, child_of(n, i));
+}
+
+static void refresh(const struct index *ix, struct node *n, unsigned i)
+{
+	set(child_end(n, i), max_end(ix, child_at(ix, n, i)));
+}
+
+/* ------------------------------------------------------------------ insert */
+
+static struct node *new_node(struct index *ix, unsigned level, uint32_t *ref)
+{
+	struct node *n = pool_get(&ix->nodes->pool, ref);
+
+	atomic_store_explicit(&n->level, level, memory_order_relaxed);
+	atomic_store_explicit(&n->count, LEAF_SLOTS, memory_order_relaxed);
+	set_count(n, 0);
+	n->last = 0;
+	return n;
+}
+
+static unsigned grow(struct index *ix, struct step *at, unsigned top)
+{
+	uint32_t old = atomic_load_explicit(&ix->root, memory_order_relaxed);
+	struct item it = { 0, (uint64_t)old << 32, max_end(ix, at[top].node) };
+	uint32_t ref;
+
+	at[top + 1] = (struct step){ new_node(ix, top + 1, &ref), 0 };
+	put(at[top + 1].node, 0, &it);
+	set_root(ix, ref);
+	return top + 1;
+}
+
+/* Children i and i + 1 share what they have and the item, which belongs at `at` of the two together. */
+static void share(const struct index *ix, struct node *n, unsigned i, unsigned at, const struct item *it)
+{
+	struct node *left = child_at(ix, n, i), *right = child_at(ix, n, i + 1);
+	unsigned want = (count_of(left) + count_of(right)) / 2;
+
+	/* Between the two, as the next of an ascending or descending run: nothing has to move. */
+	if (at == count_of(left))
+		want = at;
+	bound_down(n, i + 1, right);
+	shift(left, right, want);
+	if (at < want || (at == want && want < slots(left)))
+		put(left, at, it);
+	else
+		put(right, at - want, it);
+	bound_up(n, i + 1, right);
+	refresh(ix, n, i);
+	refresh(ix, n, i + 1);
+}
+
+/* A full node's neighbour under the same parent may have room. */
+static bool find_room(const struct index *ix, const struct step *s, const struct step *up,
+		      const struct item *it)
+{
+	unsigned cap = slots(s->node), i = up->slot;
+	unsigned right = i + 1 < count_of(up->node) ? count_of(child_at(ix, up->node, i + 1)) : cap;
+	unsigned left = i ? count_of(child_at(ix, up->node, i - 1)) : cap;
+
+	if (right <= cap - SLACK || (right < cap && s->slot == cap))
+		share(ix, up->node, i, s->slot, it);
+	else if (left <= cap - SLACK || (left < cap && !s->slot))
+		share(ix, up->node, i - 1, left + s->slot, it);
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Divide a full node; the item goes where it belongs, and becomes what the parent gets. In the middle, but when
+ * it continues a run, ascending or descending, right there: so runs leave full nodes behind.
+ */
+static void split(struct index *ix, struct step *s, struct step *up, struct item *it)
+{
+	struct node *left = s->node, *right;
+	unsigned cap = slots(left), at = s->slot;
+	bool down = at == left->last;
+	unsigned want = down || at == left->last + 1u ? at : cap / 2;
+	uint32_t ref;
+
+	right = new_node(ix, level_of(left), &ref);
+	shift(left, right, want);
+	if (at > want || want == cap || (at == want && down && at))
+		put(right, at - want, it);
+	else
+		put(left, at, it);
+	*it = (struct item){ start_of(right, 0), (uint64_t)ref << 32 | (uint32_t)rest_of(right, 0),
+			     max_end(ix, right) };
+	if (level_of(right))
+		set_bound(right, 0, 0, 0);
+	refresh(ix, up->node, up->slot);
+	up->slot++;
+}
+
+void index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
+{
+	struct item it = { start, (end - start) / ix->nodes->page << 32 | id, end };
+	struct step at[INDEX_LEVELS];
+	unsigned top, l;
+	uint32_t ref;
+
+	if (atomic_load_explicit(&ix->root, memory_order_relaxed) == INDEX_NONE) {
+		new_node(ix, 0, &ref);
+		set_root(ix, ref);
+	}
+	top = descend(ix, start, id, at);
+	for (l = 1; l <= top; l++)
+		if (get(child_end(at[l].node, at[l].slot)) < end)
+			set(child_end(at[l].node, at[l].slot), end);
+	for (l = 0; count_of(at[l].node) == slots(at[l].node); l++) {
+		if (l == top)
+			top = grow(ix, at, top);
+		else if (find_room(ix, &at[l], &at[l + 1], &it))
+			return;
+		split(ix, &at[l], &at[l + 1], &it);
+	}
+	put(at[l].node, at[l].slot, &it);
+}
+
+/* ------------------------------------------------------------------ remove */
+
+static void drop(struct index *ix, struct node *n, unsigned i)
+{
+	uint32_t ref = child_of(n, i);
+
+	take(n, i);
+	pool_put(&ix->nodes->pool, ref);
+}
+
+/* Children i and i + 1 become one, if that leaves it some room. */
+static bool merge(struct index *ix, struct node *n, unsigned i)
+{
+	struct node *left = child_at(ix, n, i), *right = child_at(ix, n, i + 1);
+	unsigned both = count_of(left) + count_of(right);
+
+	if (both > slots(left) - SLACK)
+		return false;
+	bound_down(n, i + 1, right);
+	shift(left, right, both);
+	if (get(child_end(n, i)) < get(child_end(n, i + 1)))
+		set(child_end(n, i), get(child_end(n, i + 1)));
+	drop(ix, n, i + 1);
+	return true;
+}
+
+/* Below child i a range that ended at `end` was removed. */
+static void shrink(struct index *ix, struct node *n, unsigned i, uint64_t end)
+{
+	struct node *child = child_at(ix, n, i);
+
+	if (!count_of(child)) {
+		drop(ix, n, i);
 		return;
-	lo = node_start(t);
-	hi = node_end(t);
-	/* Inside: what begins before s->start is of no use, nor what is left of it. */
-	if (!s->inside || lo >= s->start)
-		collect(get(&t->left), s);
-	if (s->n < s->max && (s->inside ? lo >= s->start && hi <= s->end : lo < s->end && hi > s->start))
-		s->out[s->n++] = t;
-	if (lo < s->end)
-		collect(get(&t->right), s);
+	}
+	if (get(child_end(n, i)) == end)
+		refresh(ix, n, i);
+	if (count_of(child) >= slots(child) / 2 || (i && merge(ix, n, i - 1)))
+		return;
+	if (i + 1 < count_of(n))
+		merge(ix, n, i);
 }
 
-unsigned index_find_touching(const struct index *ix, uint64_t start, uint64_t end,
-			     struct node **out, unsigned max)
+/* A root that is empty, or has one child only. */
+static void lower(struct index *ix)
 {
-	struct search s = { start, end, false, out, 0, max };
+	uint32_t ref = atomic_load_explicit(&ix->root, memory_order_relaxed);
+	struct node *n = node_at(ix, ref);
 
-	collect(get(&ix->root), &s);
-	return s.n;
+	while (!count_of(n) || (level_of(n) && count_of(n) == 1)) {
+		uint32_t next = count_of(n) ? child_of(n, 0) : INDEX_NONE;
+
+		set_root(ix, next);
+		pool_put(&ix->nodes->pool, ref);
+		if (next == INDEX_NONE)
+			return;
+		ref = next;
+		n = node_at(ix, ref);
+	}
 }
 
-unsigned index_find_inside(const struct index *ix, uint64_t start, uint64_t end, struct node **out,
-			   unsigned max)
+bool index_remove(struct index *ix, uint64_t start, uint32_t id)
 {
-	struct search s = { start, end, true, out, 0, max };
+	struct step at[INDEX_LEVELS];
+	unsigned top, i;
+	uint64_t end;
 
-	collect(get(&ix->root), &s);
-	return s.n;
+	if (atomic_load_explicit(&ix->root, memory_order_relaxed) == INDEX_NONE)
+		return false;
+	top = descend(ix, start, id, at);
+	i = at[0].slot - 1;
+	if (!at[0].slot || start_of(at[0].node, i) != start || (uint32_t)rest_of(at[0].node, i) != id)
+		return false;
+	end = leaf_end(ix, at[0].node, i);
+	take(at[0].node, i);
+	for (unsigned l = 1; l <= top; l++)
+		shrink(ix, at[l].node, at[l].slot, end);
+	lower(ix);
+	return true;
 }
 
-struct visit {
+/* ------------------------------------------------------------------ find: no lock, nothing is certain */
+
+/* A node that is of another level by now, or was never used: the reader's way is lost. */
+static inline const struct node *enter(const struct index *ix, uint32_t ref, unsigned level)
+{
+	const struct node *n = node_at(ix, ref);
+
+	return n && level_of(n) == level ? n : NULL;
+}
+
+/* All begin early enough: the last of those that end at `end` or after it. */
+static uint32_t last_that_reaches(const struct index *ix, uint32_t ref, unsigned level, uint64_t end)
+{
+	for (;; level--) {
+		const struct node *n = enter(ix, ref, level);
+		unsigned i = n ? count_of(n) : 0;
+
+		if (!n || i > (level ? INNER_SLOTS : LEAF_SLOTS))
+			return INDEX_NONE;
+		if (!level) {
+			while (i--)
+				if (leaf_end(ix, n, i) >= end)
+					return (uint32_t)get(&n->word[LEAF_SLOTS + i]);
+			return INDEX_NONE;
+		}
+		do {
+			if (!i--)
+				return INDEX_NONE;
+		} while (get(&n->word[2 * INNER_SLOTS + i]) < end);
+		ref = child_of(n, i);
+	}
+}
+
+struct reader_step {
+	const struct node *node;
+	unsigned slot;
+};
+
+/* Nothing on the way down covers it: what begins before that way may. From level l up. */
+static uint32_t go_back(const struct index *ix, const struct reader_step *way, unsigned l, unsigned top,
+			uint64_t end)
+{
+	for (; l <= top; l++) {
+		const struct node *n = way[l].node;
+
+		for (unsigned i = way[l].slot; i--;)
+			if (get(&n->word[2 * INNER_SLOTS + i]) >= end)
+				return last_that_reaches(ix, child_of(n, i), l - 1, end);
+	}
+	return INDEX_NONE;
+}
+
+uint32_t index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
+{
+	uint32_t ref = atomic_load_explicit(&ix->root, memory_order_acquire);
+	const struct node *n = ref == INDEX_NONE ? NULL : node_at(ix, ref);
+	unsigned top = n ? level_of(n) : INDEX_LEVELS;
+	struct reader_step way[INDEX_LEVELS];
+
+	if (top >= INDEX_LEVELS)
+		return INDEX_NONE;
+	for (unsigned l = top; l; l--) {
+		unsigned i = count_to(n, INNER_SLOTS, start);
+
+		if (!i--)
+			return INDEX_NONE;
+		way[l] = (struct reader_step){ n, i };
+		if (get(&n->word[2 * INNER_SLOTS + i]) < end)
+			return go_back(ix, way, l, top, end);
+		n = enter(ix, child_of(n, i), l - 1);
+		if (!n)
+			return INDEX_NONE;
+	}
+	for (unsigned i = count_to(n, LEAF_SLOTS, start); i--;)
+		if (leaf_end(ix, n, i) >= end)
+			return (uint32_t)get(&n->word[LEAF_SLOTS + i]);
+	return go_back(ix, way, 1, top, end);
+}
+
+/* ------------------------------------------------------------------ find all, under the lock */
+
+struct query {
 	uint64_t start, end;
-	void (*each)(struct node *n, void *arg);
+	bool inside; /* wholly, instead of touching */
+	unsigned n, max;
+	uint32_t *out;
+	void (*each)(uint32_t id, void *arg); /* instead of `out` */
 	void *arg;
 };
 
-static void visit(struct node *t, const struct visit *v)
+static bool matches(const struct query *q, uint64_t start, uint64_t end)
 {
-	if (!t || max_end(t) <= v->start)
+	return q->inside ? start >= q->start && end <= q->end : start < q->end && end > q->start;
+}
+
+static void visit_leaf(const struct index *ix, const struct node *n, struct query *q)
+{
+	for (unsigned i = 0; i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++) {
+		uint32_t id = (uint32_t)rest_of(n, i);
+
+		if (!matches(q, start_of(n, i), leaf_end(ix, n, i)))
+			continue;
+		if (q->each)
+			q->each(id, q->arg);
+		else
+			q->out[q->n++] = id;
+	}
+}
+
+static void visit(const struct index *ix, uint32_t ref, struct query *q)
+{
+	const struct node *n = node_at(ix, ref);
+
+	if (!level_of(n)) {
+		visit_leaf(ix, n, q);
 		return;
-	visit(get(&t->left), v);
-	if (node_start(t) >= v->end)
-		return;
-	if (node_end(t) > v->start)
-		v->each(t, v->arg);
-	visit(get(&t->right), v);
+	}
+	for (unsigned i = 0; i < count_of(n) && q->n < q->max; i++) {
+		if (start_of(n, i) >= q->end)
+			break;
+		/* Inside: what begins before q->start is of no use. */
+		if (end_of(ix, n, i) > q->start &&
+		    !(q->inside && i + 1 < count_of(n) && start_of(n, i + 1) < q->start))
+			visit(ix, child_of(n, i), q);
+	}
+}
+
+static unsigned find(const struct index *ix, struct query *q)
+{
+	uint32_t root = atomic_load_explicit(&ix->root, memory_order_relaxed);
+
+	if (root != INDEX_NONE)
+		visit(ix, root, q);
+	return q->n;
+}
+
+unsigned index_find_touching(const struct index *ix, uint64_t start, uint64_t end, uint32_t *out,
+			     unsigned max)
+{
+	return find(ix, &(struct query){ .start = start, .end = end, .out = out, .max = max });
+}
+
+unsigned index_find_inside(const struct index *ix, uint64_t start, uint64_t end, uint32_t *out,
+			   unsigned max)
+{
+	return find(ix, &(struct query){ .start = start, .end = end, .inside = true, .out = out, .max = max });
 }
 
 void index_each_touching(const struct index *ix, uint64_t start, uint64_t end,
-			 void (*each)(struct node *n, void *arg), void *arg)
+			 void (*each)(uint32_t id, void *arg), void *arg)
 {
-	struct visit v = { start, end, each, arg };
-
-	visit(get(&ix->root), &v);
+	find(ix, &(struct query){ .start = start, .end = end, .max = 1, .each = each, .arg = arg });
 }
 
-static int64_t count_valid(const struct node *t, const struct node **last)
-{
-	const struct node *kids[2];
-	uint64_t m;
-	int64_t l, r;
+/* ------------------------------------------------------------------ life */
 
-	if (!t)
-		return 0;
-	kids[0] = get(&t->left);
-	kids[1] = get(&t->right);
-	m = node_end(t);
-	for (int i = 0; i < 2; i++) {
-		if (kids[i] && kids[i]->priority > t->priority)
-			return -1;
-		if (max_end(kids[i]) > m)
-			m = max_end(kids[i]);
-	}
-	l = count_valid(kids[0], last);
-	if (l < 0 || m != max_end(t) || (*last && !before(*last, t)))
+void index_nodes_init(struct index_nodes *nodes)
+{
+	pool_init(&nodes->pool, sizeof(struct node));
+	nodes->page = os_page_size();
+}
+
+void index_nodes_destroy(struct index_nodes *nodes)
+{
+	pool_destroy(&nodes->pool);
+}
+
+bool index_has_room(const struct index_nodes *nodes)
+{
+	return pool_room(&nodes->pool) >= INSERT_NEEDS;
+}
+
+int index_reserve(struct index_nodes *nodes, pthread_mutex_t *lock)
+{
+	return pool_reserve(&nodes->pool, INSERT_NEEDS, lock);
+}
+
+void index_init(struct index *ix, struct index_nodes *nodes)
+{
+	ix->nodes = nodes;
+	atomic_init(&ix->root, INDEX_NONE);
+}
+
+/* ------------------------------------------------------------------ for tests */
+
+struct key {
+	uint64_t start;
+	uint32_t id;
+};
+
+static bool before(struct key a, struct key b)
+{
+	return a.start != b.start ? a.start < b.start : a.id < b.id;
+}
+
+static struct key key_at(const struct node *n, unsigned i)
+{
+	return (struct key){ start_of(n, i), (uint32_t)rest_of(n, i) };
+}
+
+/* In order, and what is unused says so. */
+static bool slots_hold(const struct node *n)
+{
+	unsigned count = count_of(n);
+
+	if (!count || count > slots(n))
+		return false;
+	for (unsigned i = 1; i < count; i++)
+		if (!before(key_at(n, i - 1), key_at(n, i)))
+			return false;
+	for (unsigned i = count; i < slots(n); i++)
+		if (start_of(n, i) != UINT64_MAX)
+			return false;
+	return true;
+}
+
+/* Ranges in the subtree, all in [lo, hi), or -1. */
+static int64_t count_valid(const struct index *ix, uint32_t ref, unsigned level, struct key lo, struct key hi)
+{
+	const struct node *n = ref < ix->nodes->pool.made ? enter(ix, ref, level) : NULL;
+	int64_t sum = 0;
+
+	if (!n || !slots_hold(n))
 		return -1;
-	*last = t;
-	r = count_valid(kids[1], last);
-	return r < 0 ? -1 : l + r + 1;
+	if (!level) {
+		bool within = !before(key_at(n, 0), lo) && before(key_at(n, count_of(n) - 1), hi);
+
+		return within ? (int64_t)count_of(n) : -1;
+	}
+	if (key_at(n, 0).start || key_at(n, 0).id)
+		return -1;
+	for (unsigned i = 0; i < count_of(n); i++) {
+		struct key from = i ? key_at(n, i) : lo;
+		struct key to = i + 1 < count_of(n) ? key_at(n, i + 1) : hi;
+		int64_t k = before(from, lo) || before(hi, to) ? -1 :
+			    count_valid(ix, child_of(n, i), level - 1, from, to);
+
+		if (k < 0 || end_of(ix, n, i) != max_end(ix, child_at(ix, n, i)))
+			return -1;
+		sum += k;
+	}
+	return sum;
 }
 
 int64_t index_is_valid(const struct index *ix)
 {
-	const struct node *last = NULL;
+	uint32_t root = atomic_load_explicit(&ix->root, memory_order_relaxed);
+	unsigned top;
 
-	return count_valid(get(&ix->root), &last);
+	if (root == INDEX_NONE)
+		return 0;
+	top = level_of(node_at(ix, root));
+	if (top >= INDEX_LEVELS || (top && count_of(node_at(ix, root)) == 1))
+		return -1;
+	return count_valid(ix, root, top, (struct key){ 0, 0 }, (struct key){ UINT64_MAX, UINT32_MAX });
 }

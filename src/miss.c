@@ -36,7 +36,8 @@
 
 static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 {
-	node_set(&e->node, start, end);
+	atomic_store_explicit(&e->start, start, memory_order_relaxed);
+	atomic_store_explicit(&e->pages, (uint32_t)((end - start) / os_page_size()), memory_order_relaxed);
 	atomic_store_explicit(&e->word,
 			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~FLAGS) + GENERATION,
 			      memory_order_relaxed);
@@ -48,17 +49,19 @@ static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 
 static struct entry *new_entry(struct hf_cache *c)
 {
-	struct entry *e = pool_get(&c->pool, NULL);
+	uint32_t id = 0;
+	struct entry *e = pool_get(&c->pool, &id);
 
 	while (!e) {
 		pthread_mutex_unlock(&c->lock);
-		if (pool_reserve(&c->pool, &c->lock) < 0) {
+		if (pool_reserve(&c->pool, 1, &c->lock) < 0) {
 			pthread_mutex_lock(&c->lock);
 			return NULL;
 		}
 		pthread_mutex_lock(&c->lock);
-		e = pool_get(&c->pool, NULL);
+		e = pool_get(&c->pool, &id);
 	}
+	e->id = id; /* the same in each of its lives */
 	return e;
 }
 
@@ -82,6 +85,10 @@ static int make_room(struct hf_cache *c, uint64_t bytes, unsigned may, struct en
 	const struct options *o = &c->options;
 	uint64_t freed;
 
+	if (bytes / os_page_size() > INDEX_MAX_PAGES)
+		return hf_set_error(-ENOMEM, "asked for %llu bytes; one registration is of %llu at most",
+				    (unsigned long long)bytes,
+				    (unsigned long long)(INDEX_MAX_PAGES * os_page_size()));
 	if (bytes > o->max_bytes)
 		return hf_set_error(-ENOMEM, "asked for %llu bytes; the limit is max_bytes=%llu",
 				    (unsigned long long)bytes, (unsigned long long)o->max_bytes);
@@ -157,7 +164,7 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 static struct entry *supersede(struct hf_cache *c, struct entry *e)
 {
 	struct entry *dead = NULL;
-	struct node *found[32];
+	uint32_t found[32];
 	unsigned n;
 
 	for (unsigned access = 1; access <= HF_READWRITE; access++) {
@@ -167,7 +174,7 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 			n = index_find_inside(&c->index[access - 1], entry_start(e), entry_end(e), found,
 					      32);
 			for (unsigned i = 0; i < n; i++) {
-				struct entry *old = entry_of(found[i]);
+				struct entry *old = entry_at(c, found[i]);
 
 				c->superseded++;
 				cache_kill(c, old);
@@ -184,12 +191,12 @@ static void publish(struct hf_cache *c, struct entry *e)
 	uint32_t now = (uint32_t)atomic_load_explicit(&c->gate, memory_order_relaxed);
 
 	atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
-	e->node.owner = now;
+	e->place = now;
 	list_append(&c->lru, e);
 	c->live++;
 	c->misses++;
 	entry_set_flags(e, ENTRY_LIVE);
-	index_insert(&c->index[e->access - 1], &e->node);
+	index_insert(&c->index[e->access - 1], entry_start(e), entry_end(e), e->id);
 }
 
 /* lock held: the placeholder's time is over, whoever waits for it looks again. Is there anybody? */
@@ -246,7 +253,7 @@ static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
 	return rc;
 }
 
-/* The NIC has it, nobody watches it: it serves this holder and goes at the put. */
+/* The NIC has it, nobody watches it, or there is no room in the index: it serves this holder and goes at the put. */
 static void make_single(struct hf_cache *c, struct entry *e)
 {
 	c->uncached++;
@@ -256,6 +263,19 @@ static void make_single(struct hf_cache *c, struct entry *e)
 /* What became of a placeholder. */
 enum outcome { PUBLISHED, SINGLE, CHANGED };
 
+/* The lock, with room in the indexes, unless there is no memory for that. */
+static void lock_to_publish(struct hf_cache *c)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (!rc && !index_has_room(&c->nodes)) {
+		pthread_mutex_unlock(&c->lock);
+		rc = index_reserve(&c->nodes, &c->lock);
+		pthread_mutex_lock(&c->lock);
+	}
+}
+
 /* The hold is set before anybody can find the entry, and taken back if it comes to nothing. */
 static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, bool watched)
 {
@@ -264,14 +284,14 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, 
 	bool somebody;
 
 	hold_set(h, e);
-	pthread_mutex_lock(&c->lock);
+	lock_to_publish(c);
 	somebody = resolve(c, e);
-	if (!watched) {
-		make_single(c, e);
-		out = SINGLE;
-	} else if (e->changed) {
+	if (watched && e->changed) {
 		atomic_store_explicit(&h->entry, NULL, memory_order_release);
 		out = CHANGED;
+	} else if (!watched || !index_has_room(&c->nodes)) {
+		make_single(c, e);
+		out = SINGLE;
 	} else {
 		covered = supersede(c, e);
 		publish(c, e);
@@ -289,7 +309,7 @@ static void give_up(struct hf_cache *c, struct entry *e)
 	atomic_fetch_sub(&c->pinned, entry_bytes(e));
 	pthread_mutex_lock(&c->lock);
 	somebody = resolve(c, e);
-	pool_put(&c->pool, e);
+	pool_put(&c->pool, e->id);
 	unlock_and_wake(c, somebody);
 }
 
@@ -373,9 +393,9 @@ static void lock_with_room(struct hf_cache *c)
 	int rc = 0;
 
 	pthread_mutex_lock(&c->lock);
-	while (!rc && pool_empty(&c->pool)) {
+	while (!rc && !pool_room(&c->pool)) {
 		pthread_mutex_unlock(&c->lock);
-		rc = pool_reserve(&c->pool, &c->lock);
+		rc = pool_reserve(&c->pool, 1, &c->lock);
 		pthread_mutex_lock(&c->lock);
 	}
 }

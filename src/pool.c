@@ -22,11 +22,6 @@ void pool_destroy(struct pool *p)
 	pool_init(p, p->object_size);
 }
 
-int pool_empty(const struct pool *p)
-{
-	return !p->free && p->made == p->room;
-}
-
 static int add_chunk(struct pool *p, pthread_mutex_t *lock)
 {
 	unsigned i = 0;
@@ -46,33 +41,19 @@ static int add_chunk(struct pool *p, pthread_mutex_t *lock)
 	return 0;
 }
 
-int pool_reserve(struct pool *p, pthread_mutex_t *lock)
+int pool_reserve(struct pool *p, uint32_t n, pthread_mutex_t *lock)
 {
 	int rc = 0;
-	int empty;
+	int few;
 
 	pthread_mutex_lock(&p->grow);
 	pthread_mutex_lock(lock);
-	empty = pool_empty(p);
+	few = pool_room(p) < n;
 	pthread_mutex_unlock(lock);
-	if (empty)
+	if (few)
 		rc = add_chunk(p, lock);
 	pthread_mutex_unlock(&p->grow);
 	return rc;
-}
-
-/* Chunk c begins at index POOL_FIRST * (2^c - 1). */
-void *pool_at(struct pool *p, uint32_t index)
-{
-	uint32_t n = index / POOL_FIRST + 1;
-	unsigned c = 31u - (unsigned)__builtin_clz(n);
-	uint32_t first = POOL_FIRST * ((1u << c) - 1);
-	char *base;
-
-	if (c >= POOL_CHUNKS)
-		return NULL;
-	base = atomic_load_explicit(&p->chunk[c], memory_order_acquire);
-	return base ? base + p->object_size * (index - first) : NULL;
 }
 
 int pool_contains(struct pool *p, const void *object)
@@ -90,21 +71,24 @@ int pool_contains(struct pool *p, const void *object)
 
 void *pool_get(struct pool *p, uint32_t *index)
 {
-	void *object = p->free;
+	void *object;
 
-	if (object) {
-		p->free = *(void **)object;
+	if (p->free) {
+		*index = p->free - 1;
+		object = pool_at(p, *index);
+		p->free = *(uint32_t *)object;
+		p->idle--;
 		return object;
 	}
 	if (p->made == p->room)
 		return NULL;
-	if (index)
-		*index = p->made;
-	return pool_at(p, p->made++);
+	*index = p->made++;
+	return pool_at(p, *index);
 }
 
-void pool_put(struct pool *p, void *object)
+void pool_put(struct pool *p, uint32_t index)
 {
-	*(void **)object = p->free;
-	p->free = object;
+	*(uint32_t *)pool_at(p, index) = p->free;
+	p->free = index + 1;
+	p->idle++;
 }

@@ -48,7 +48,7 @@ static void free_entries(struct hf_cache *c, struct entry *list)
 
 		list = e->next;
 		entry_set_flags(e, 0);
-		pool_put(&c->pool, e);
+		pool_put(&c->pool, e->id);
 	}
 	pthread_mutex_unlock(&c->lock);
 }

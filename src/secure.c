@@ -5,12 +5,13 @@
  */
 #include <errno.h>
 
+#include "os.h"
 #include "switch.h"
 
 struct secured {
-	struct secured *next_free; /* the pool's */
-	struct node node;
-	uint32_t index;
+	uint32_t free;             /* the pool's */
+	uint32_t index;            /* its own in the pool */
+	struct range range;
 	uint32_t generation;       /* odd while in use: an id that was released is told from a new one */
 	uint64_t watch_id;
 	bool changed;
@@ -18,29 +19,32 @@ struct secured {
 	void *arg;
 };
 
-static struct secured *secured_of(struct node *n)
-{
-	return (struct secured *)(void *)((char *)n - offsetof(struct secured, node));
-}
-
 void secured_init(struct secured_list *l)
 {
 	pthread_mutex_init(&l->lock, NULL);
 	pool_init(&l->pool, sizeof(struct secured));
+	index_nodes_init(&l->nodes);
+	index_init(&l->index, &l->nodes);
 }
 
 void secured_destroy(struct secured_list *l)
 {
+	index_nodes_destroy(&l->nodes);
 	pool_destroy(&l->pool);
 	pthread_mutex_destroy(&l->lock);
 }
 
-static void tell(struct node *n, void *change)
+struct change {
+	struct secured_list *l;
+	struct range range;
+};
+
+static void tell(uint32_t id, void *arg)
 {
-	const struct range *r = change;
-	uint64_t from = r->start > node_start(n) ? r->start : node_start(n);
-	uint64_t to = r->end < node_end(n) ? r->end : node_end(n);
-	struct secured *s = secured_of(n);
+	const struct change *c = arg;
+	struct secured *s = pool_at(&c->l->pool, id);
+	uint64_t from = c->range.start > s->range.start ? c->range.start : s->range.start;
+	uint64_t to = c->range.end < s->range.end ? c->range.end : s->range.end;
 
 	s->changed = true;
 	if (s->fn)
@@ -51,7 +55,7 @@ static void tell(struct node *n, void *change)
 int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try)
 {
 	struct secured_list *l = &sw->secured;
-	struct range change = { start, end };
+	struct change change = { l, { start, end } };
 
 	if (!try)
 		pthread_mutex_lock(&l->lock);
@@ -62,29 +66,34 @@ int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try
 	return 0;
 }
 
+/* False, and not locked: no memory. */
+static bool lock_with_room(struct secured_list *l)
+{
+	pthread_mutex_lock(&l->lock);
+	while (!pool_room(&l->pool) || !index_has_room(&l->nodes)) {
+		pthread_mutex_unlock(&l->lock);
+		if (pool_reserve(&l->pool, 1, &l->lock) < 0 || index_reserve(&l->nodes, &l->lock) < 0)
+			return false;
+		pthread_mutex_lock(&l->lock);
+	}
+	return true;
+}
+
 static struct secured *insert(struct secured_list *l, struct range r, hf_changed_fn fn, void *arg)
 {
-	uint32_t index = UINT32_MAX;
-	struct secured *s = NULL;
+	struct secured *s;
+	uint32_t index;
 
-	for (int i = 0; i < 16 && !s; i++) {
-		if (pool_reserve(&l->pool, &l->lock) < 0)
-			return NULL;
-		pthread_mutex_lock(&l->lock);
-		s = pool_get(&l->pool, &index);
-		if (!s)
-			pthread_mutex_unlock(&l->lock);
-	}
-	if (!s)
+	if (!lock_with_room(l))
 		return NULL;
-	if (index != UINT32_MAX)
-		s->index = index;
+	s = pool_get(&l->pool, &index);
+	s->index = index; /* the same in each of its lives */
 	s->generation++;
 	s->changed = false;
 	s->fn = fn;
 	s->arg = arg;
-	node_set(&s->node, r.start, r.end);
-	index_insert(&l->index, &s->node);
+	s->range = r;
+	index_insert(&l->index, r.start, r.end, index);
 	l->count++;
 	pthread_mutex_unlock(&l->lock);
 	return s;
@@ -92,10 +101,10 @@ static struct secured *insert(struct secured_list *l, struct range r, hf_changed
 
 static void take_out(struct secured_list *l, struct secured *s)
 {
-	index_remove(&l->index, &s->node);
+	index_remove(&l->index, s->range.start, s->index);
 	s->generation++;
 	l->count--;
-	pool_put(&l->pool, s);
+	pool_put(&l->pool, s->index);
 }
 
 /* lock held: the record of an id, or NULL. */
@@ -110,9 +119,8 @@ static struct secured *lookup(struct secured_list *l, uint64_t id)
 /* Watched from now on, and nothing changed between: 0. */
 static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
 {
-	uint64_t start = node_start(&s->node);
-	uint64_t end = node_end(&s->node);
-	int rc = sw->ops.secure(sw->proxy, start, end, access, &s->watch_id);
+	struct range r = s->range;
+	int rc = sw->ops.secure(sw->proxy, r.start, r.end, access, &s->watch_id);
 	bool changed;
 
 	if (rc == HF_UNWATCHED)
@@ -125,7 +133,7 @@ static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
 	pthread_mutex_unlock(&sw->secured.lock);
 	if (!rc && !changed)
 		return 0;
-	sw->ops.unsecure(sw->proxy, start, end, s->watch_id);
+	sw->ops.unsecure(sw->proxy, r.start, r.end, s->watch_id);
 	return hf_set_error(-EAGAIN, "the range changed while it was being secured");
 }
 
@@ -159,6 +167,9 @@ int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_c
 		rc = hf_set_error(-EINVAL, "no place for the id");
 	if (!rc)
 		rc = range_round(addr, len, &r);
+	if (!rc && (r.end - r.start) / os_page_size() > INDEX_MAX_PAGES)
+		rc = hf_set_error(-EINVAL, "the length is %zu; at most %llu can be secured at once", len,
+				  (unsigned long long)(INDEX_MAX_PAGES * os_page_size()));
 	if (rc)
 		return rc;
 	s = insert(&sw->secured, r, changed, arg);
@@ -205,7 +216,7 @@ int hf_unsecure(struct hf_switch *sw, uint64_t id)
 	pthread_mutex_lock(&l->lock);
 	s = lookup(l, id);
 	if (s) {
-		r = (struct range){ node_start(&s->node), node_end(&s->node) };
+		r = s->range;
 		watch = s->watch_id;
 		take_out(l, s);
 	}

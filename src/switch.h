@@ -46,6 +46,7 @@ struct secured_list {
 	pthread_mutex_t lock;       /* short; the telling thread only tries */
 	struct pool pool;
 	struct index index;
+	struct index_nodes nodes;
 	unsigned count;
 };
 

@@ -135,6 +135,12 @@ static void get_a_tebibyte(void **state)
 	} else {
 		print_message("no 1 TiB mapping here: %s\n", strerror(errno));
 	}
+	/* More pages than the index can count, whatever the limit. */
+	check_ok(hf_provider_close(vast));
+	vast = check_sim(g->sw, NULL, "max_bytes=4096T");
+	check_error(hf_get(vast, (void *)0x1000, (UINT32_MAX + 1ul) * page, HF_READWRITE, &r), -ENOMEM, "at most");
+	check_error(hf_get(vast, (void *)0x1000, UINT32_MAX * page, HF_READWRITE, &r), -EFAULT, "mapped");
+	assert_int_equal(hf_invalidate(g->sw, (void *)0x1000, (UINT32_MAX + 2ul) * page), 0);
 	/* Within the limit: it isn't mapped. */
 	check_error(hf_get(vast, (void *)0x1000, TIB, HF_READWRITE, &r), -EFAULT, "mapped");
 	assert_int_equal(check_stats(vast).pinned_bytes, 0);

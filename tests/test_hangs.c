@@ -324,9 +324,11 @@ static void test_unmap_under_the_other_locks(void **state)
 	for (int i = 0; i < 10; i++) {
 		try_unmap_under(&provider->cache.reap_lock);
 		try_unmap_under(&provider->cache.pool.grow);
+		try_unmap_under(&provider->cache.nodes.pool.grow);
 		try_unmap_under(&sw->lock);
 		try_unmap_under(&sw->secured.lock);
 		try_unmap_under(&sw->secured.pool.grow);
+		try_unmap_under(&sw->secured.nodes.pool.grow);
 	}
 }
 

@@ -92,7 +92,8 @@ static bool is_cached(struct rig *g, unsigned first)
 {
 	uint64_t addr = (uintptr_t)at(g, first);
 
-	return index_find_cover(&g->p->cache.index[HF_READWRITE - 1], addr, addr + page);
+	return index_find_cover(&g->p->cache.index[HF_READWRITE - 1], addr, addr + page) !=
+	       INDEX_NONE;
 }
 
 /* ------------------------------------------------------------------ our limits */

@@ -127,6 +127,7 @@ static void bad_arguments(void **state)
 	check_error(hf_secure(g->sw, g->mem, page, good, NULL, NULL, NULL), -EINVAL, "id");
 	check_error(hf_secure(g->sw, g->mem, 0, good, NULL, NULL, &id), -EINVAL, "length");
 	check_error(hf_secure(g->sw, g->mem, SIZE_MAX, good, NULL, NULL, &id), -EINVAL, "wraps");
+	check_error(hf_secure(g->sw, g->mem, (UINT32_MAX + 1ul) * page, good, NULL, NULL, &id), -EINVAL, "at most");
 	check_error(hf_secure(g->sw, NULL, page, good, NULL, NULL, &id), -EFAULT, "mapped");
 	check_error(hf_secure(g->sw, (void *)0xffff800000000000, page, good, NULL, NULL, &id), -EFAULT, "mapped");
 	check_error(hf_secured_changed(NULL, 1), -EINVAL, "switch");
