@@ -17,6 +17,11 @@ check:
 	@sh scripts/need.sh check
 	@sh scripts/check.sh $(BUILD)
 
+# make fuzz SECONDS=600: so long for each target.
+fuzz:
+	@sh scripts/need.sh check
+	@sh scripts/fuzz.sh $(or $(SECONDS),60) $(BUILD)-fuzz
+
 # make bench BENCH=--quick: 10 seconds instead of 75.
 bench:
 	@sh scripts/need.sh bench
@@ -31,9 +36,9 @@ install: all
 	meson install -C $(BUILD)
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
 
 $(BUILD)/build.ninja:
 	meson setup $(BUILD)
 
-.PHONY: all demo check bench soak install clean
+.PHONY: all demo check fuzz bench soak install clean

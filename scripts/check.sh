@@ -76,5 +76,15 @@ else
 	broken "clang, TSan"
 fi
 
+echo "== fuzz targets, 20 s each"
+sh scripts/fuzz.sh 20 "$build-fuzz" >"$build-fuzz.log" 2>&1
+rc=$?
+cat "$build-fuzz.log"
+passed=$((passed + $(grep -c '^fuzz .*: passed' "$build-fuzz.log")))
+bad=$(grep -c '^fuzz .*: FAILED' "$build-fuzz.log")
+[ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it doesn't build
+failed=$((failed + bad))
+rm -f "$build-fuzz.log"
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
