@@ -7,24 +7,32 @@
 #include "switch.h"
 #include "thread.h"
 
-void list_insert_after(struct list *l, struct entry *at, struct entry *e)
+void list_insert_after(struct hf_cache *c, struct list *l, struct entry *at, struct entry *e)
 {
-	e->prev_in = at;
-	e->next_in = at ? at->next_in : l->head;
-	*(e->next_in ? &e->next_in->prev_in : &l->tail) = e;
-	*(at ? &at->next_in : &l->head) = e;
+	struct entry_side *s = entry_side(c, e);
+	struct entry *behind;
+
+	s->prev_in = at ? at->id + 1 : 0;
+	s->next_in = at ? entry_side(c, at)->next_in : l->head;
+	behind = list_at(c, s->next_in);
+	*(behind ? &entry_side(c, behind)->prev_in : &l->tail) = e->id + 1;
+	*(at ? &entry_side(c, at)->next_in : &l->head) = e->id + 1;
 }
 
-void list_append(struct list *l, struct entry *e)
+void list_append(struct hf_cache *c, struct list *l, struct entry *e)
 {
-	list_insert_after(l, l->tail, e);
+	list_insert_after(c, l, list_at(c, l->tail), e);
 }
 
-void list_remove(struct list *l, struct entry *e)
+void list_remove(struct hf_cache *c, struct list *l, struct entry *e)
 {
-	*(e->prev_in ? &e->prev_in->next_in : &l->head) = e->next_in;
-	*(e->next_in ? &e->next_in->prev_in : &l->tail) = e->prev_in;
-	e->prev_in = e->next_in = NULL;
+	struct entry_side *s = entry_side(c, e);
+	struct entry *before = list_at(c, s->prev_in);
+	struct entry *behind = list_at(c, s->next_in);
+
+	*(before ? &entry_side(c, before)->next_in : &l->head) = s->next_in;
+	*(behind ? &entry_side(c, behind)->prev_in : &l->tail) = s->prev_in;
+	s->prev_in = s->next_in = 0;
 }
 
 /* ------------------------------------------------------------------ hits are counted per thread */
@@ -104,7 +112,7 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	c->caching = options->cache && sw->ops.secure;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->reap_lock, NULL);
-	pool_init(&c->pool, sizeof(struct entry));
+	pool_init(&c->pool, sizeof(struct entry), sizeof(struct entry_side));
 	index_nodes_init(&c->nodes);
 	for (int i = 0; i < 3; i++)
 		index_init(&c->index[i], &c->nodes);
@@ -148,7 +156,7 @@ int cache_idle(struct hf_cache *c)
 	hold_fence_all();
 	pthread_mutex_lock(&c->lock);
 	held = count_held(c, 0, 0);
-	busy = c->pending.head != NULL;
+	busy = c->pending.head != 0;
 	pthread_mutex_unlock(&c->lock);
 	if (held || busy)
 		return hf_set_error(-EBUSY, "%llu registrations are held%s: hf_put() them first",
@@ -168,6 +176,7 @@ void cache_close(struct hf_cache *c)
 		atomic_store(&counter_of[c->counter], 0);
 	sem_destroy(&c->wake);
 	index_nodes_destroy(&c->nodes);
+	hints_destroy(&c->hints);
 	pool_destroy(&c->pool);
 	pthread_mutex_destroy(&c->reap_lock);
 	pthread_mutex_destroy(&c->lock);
@@ -209,7 +218,7 @@ bool cache_is_valid(struct hf_cache *c)
 		ok = ok && n >= 0;
 		indexed += n;
 	}
-	for (struct entry *e = c->lru.head; e; e = e->next_in) {
+	for (struct entry *e = list_at(c, c->lru.head); e; e = list_after(c, e)) {
 		uint64_t w = atomic_load(&e->word);
 
 		listed++;

@@ -28,6 +28,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "hint.h"
 #include "hold.h"
 #include "index.h"
 #include "options.h"
@@ -40,30 +41,35 @@
 #define FLAGS        0xffull
 #define GENERATION   (1ull << 8)
 
+/* All that a lookup reads is one cache line. */
 struct entry {
-	struct entry *next;      /* in the free, reap or victim list; never read without owning it */
+	uint32_t next;           /* 1 + the next one's id, in the free, reap or victim list; whoever owns it */
+	uint32_t id;             /* its own place in the pool, in all its lives */
 	_Atomic uint64_t word;
+	_Atomic uint64_t start, end; /* in index[access - 1] while live, under `id` */
+	uint64_t lkey, rkey;     /* set before it is published, constant while somebody holds it */
 	_Atomic uint32_t stamp;  /* the cache's gate, the low half, at the last use */
-	uint32_t mark;           /* the last census that found a holder; lock */
-	_Atomic uint64_t start;  /* in index[access - 1] while live, under `id` */
-	_Atomic uint32_t pages;
-	uint32_t id;             /* its own index in the pool */
 	uint32_t place;          /* the stamp by which it has its place in lru; lock */
-	uint8_t access;          /* set before it is published, as what follows */
-	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; see entry_parts() */
+	uint32_t mark;           /* the last census that found a holder; lock */
+	_Atomic uint8_t access;  /* set before it is published */
+	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; likewise */
 	bool changed;            /* pending: memory changed meanwhile; lock */
 	bool watched;            /* watch_id is to be unsecured */
-	/* Constant while somebody holds it. */
-	uint64_t lkey, rkey;
+} __attribute__((aligned(64)));
+
+/* What isn't looked up: see entry_side(). */
+struct entry_side {
 	uint64_t nic_priv;
 	uint64_t watch_id;
-	struct entry *prev_in, *next_in; /* in lru (live) or pending; lock */
+	uint32_t prev_in, next_in; /* 1 + id; in lru (live) or pending; lock */
 };
 
-_Static_assert(sizeof(struct entry) <= 96, "the index adds 17 to 26: 128 bytes per region are promised");
+_Static_assert(sizeof(struct entry) == 64, "one line");
+_Static_assert(sizeof(struct entry) + sizeof(struct entry_side) <= 88,
+	       "the index adds 17 to 26, and a hint 6 to 12: 128 bytes per region are promised");
 
 struct list {
-	struct entry *head, *tail;
+	uint32_t head, tail; /* 1 + id */
 };
 
 struct hf_provider;
@@ -77,6 +83,7 @@ struct lookup {
 	unsigned access;
 	uint64_t start, end; /* the pages */
 	uint64_t gate;       /* before anything was looked at */
+	bool locked;         /* the cache's lock is held */
 	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
 };
 
@@ -96,7 +103,8 @@ struct hf_cache {
 	uint64_t number;         /* of all caches ever opened in this process: what `struct recent` knows it by */
 	int counter;             /* index of its hits in the threads' records */
 
-	struct index index[3];   /* by access - 1; written under lock, read without */
+	struct hints hints;      /* which entry begins at a page; written under lock, read without */
+	struct index index[3];   /* by access - 1; likewise */
 	struct index_nodes nodes;
 
 	pthread_mutex_t lock;
@@ -105,6 +113,7 @@ struct hf_cache {
 	struct list pending;
 	uint64_t live;
 	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */
+	bool growing;            /* somebody maps a larger table of hints; lock */
 	uint32_t waiters;        /* threads that wait for that; lock */
 
 	_Atomic uint64_t gone;   /* counts those that the NIC has let go */
@@ -143,9 +152,14 @@ static inline uint64_t entry_start(const struct entry *e)
 	return atomic_load_explicit(&e->start, memory_order_relaxed);
 }
 
+static inline uint64_t entry_end(const struct entry *e)
+{
+	return atomic_load_explicit(&e->end, memory_order_relaxed);
+}
+
 static inline uint64_t entry_bytes(const struct entry *e)
 {
-	return atomic_load_explicit(&e->pages, memory_order_relaxed) * os_page_size();
+	return entry_end(e) - entry_start(e);
 }
 
 /* Constant while somebody holds it; else of this or of another life. */
@@ -154,15 +168,32 @@ static inline unsigned entry_parts(const struct entry *e)
 	return atomic_load_explicit(&e->parts, memory_order_relaxed);
 }
 
-static inline uint64_t entry_end(const struct entry *e)
+static inline unsigned entry_access(const struct entry *e)
 {
-	return entry_start(e) + entry_bytes(e);
+	return atomic_load_explicit(&e->access, memory_order_relaxed);
 }
 
-/* What an index found. NULL: nothing, or no entry, for a reader without the lock. */
+/* What an index or a hint found. NULL: nothing, or no entry, for a reader without the lock. */
 static inline struct entry *entry_at(const struct hf_cache *c, uint32_t id)
 {
 	return id == INDEX_NONE ? NULL : pool_at(&c->pool, id);
+}
+
+static inline struct entry_side *entry_side(const struct hf_cache *c, const struct entry *e)
+{
+	return pool_side(&c->pool, e->id);
+}
+
+/* Lists of those that one owns: e before `next`, which may be NULL; and what comes behind e. */
+static inline struct entry *entry_push(struct entry *e, const struct entry *next)
+{
+	e->next = next ? next->id + 1 : 0;
+	return e;
+}
+
+static inline struct entry *entry_next(const struct hf_cache *c, const struct entry *e)
+{
+	return e->next ? pool_at(&c->pool, e->next - 1) : NULL;
 }
 
 /* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */
@@ -214,9 +245,24 @@ unsigned cache_reclaim(struct hf_cache *c, enum reclaim what); /* how many went 
 void *cache_reaper(void *cache);
 
 /* Lists, lock held. */
-void list_append(struct list *l, struct entry *e);
-void list_insert_after(struct list *l, struct entry *at, struct entry *e); /* at == NULL: first */
-void list_remove(struct list *l, struct entry *e);
+void list_append(struct hf_cache *c, struct list *l, struct entry *e);
+void list_insert_after(struct hf_cache *c, struct list *l, struct entry *at, struct entry *e); /* NULL: first */
+void list_remove(struct hf_cache *c, struct list *l, struct entry *e);
+
+static inline struct entry *list_at(const struct hf_cache *c, uint32_t link)
+{
+	return link ? pool_at(&c->pool, link - 1) : NULL;
+}
+
+static inline struct entry *list_after(const struct hf_cache *c, const struct entry *e)
+{
+	return list_at(c, entry_side(c, e)->next_in);
+}
+
+static inline struct entry *list_before(const struct hf_cache *c, const struct entry *e)
+{
+	return list_at(c, entry_side(c, e)->prev_in);
+}
 
 void cache_stats(struct hf_cache *c, struct hf_stats *out);
 /* Everything agrees with everything; for tests. Lock not held. */

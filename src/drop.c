@@ -9,8 +9,9 @@
 
 void cache_kill(struct hf_cache *c, struct entry *e)
 {
-	index_remove(&c->index[e->access - 1], entry_start(e), e->id);
-	list_remove(&c->lru, e);
+	hints_drop(&c->hints, entry_start(e), e->id);
+	index_remove(&c->index[entry_access(e) - 1], entry_start(e), e->id);
+	list_remove(c, &c->lru, e);
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
 	entry_set_flags(e, ENTRY_LIVE | ENTRY_DEAD);
@@ -46,7 +47,7 @@ static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end)
 	for (int i = 0; i < 3; i++)
 		dropped += drop_live(c, &c->index[i], start, end);
 	c->invalidations += (uint64_t)dropped;
-	for (struct entry *e = c->pending.head; e; e = e->next_in)
+	for (struct entry *e = list_at(c, c->pending.head); e; e = list_after(c, e))
 		if (entry_start(e) < end && entry_end(e) > start)
 			e->changed = true;
 	return dropped;

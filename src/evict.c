@@ -21,12 +21,12 @@ static void move_up(struct hf_cache *c, struct entry *e)
 	uint32_t stamp = atomic_load_explicit(&e->stamp, memory_order_relaxed);
 	struct entry *at;
 
-	list_remove(&c->lru, e);
+	list_remove(c, &c->lru, e);
 	e->place = stamp;
-	at = c->lru.tail;
+	at = list_at(c, c->lru.tail);
 	for (int i = 0; i < SORT_STEPS && at && (int32_t)(at->place - stamp) > 0; i++)
-		at = at->prev_in;
-	list_insert_after(&c->lru, at, e);
+		at = list_before(c, at);
+	list_insert_after(c, &c->lru, at, e);
 }
 
 bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count)
@@ -54,7 +54,7 @@ static uint64_t batch(const struct hf_cache *c)
 uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_t least,
 		     struct entry **victims)
 {
-	struct entry *e = c->lru.head;
+	struct entry *e = list_at(c, c->lru.head);
 	uint64_t steps = 2 * c->live;
 	uint64_t freed = 0;
 	bool moved = false;
@@ -64,7 +64,7 @@ uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_
 	cache_census(c);
 	least = least ? least : batch(c);
 	while (e && steps-- && (least || !cache_fits(c, freed, bytes, count))) {
-		struct entry *next = e->next_in;
+		struct entry *next = list_after(c, e);
 
 		if (was_used(e)) {
 			move_up(c, e);
@@ -72,14 +72,13 @@ uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_
 		} else if (e->mark != c->census) {
 			cache_kill(c, e);
 			freed += entry_bytes(e);
-			e->next = *victims;
-			*victims = e;
+			*victims = entry_push(e, *victims);
 			c->evictions++;
 			least -= least > 0;
 		}
 		/* What was moved may now stand before us. */
 		if (!next && moved) {
-			next = c->lru.head;
+			next = list_at(c, c->lru.head);
 			moved = false;
 		}
 		e = next;

@@ -6,7 +6,7 @@
 
 #include "os.h"
 
-#define FIRST_BUCKETS 16u
+#define FIRST_BUCKETS 256u
 #define ENOUGH 8u /* of the 12 places, on average */
 
 static size_t table_bytes(uint64_t buckets)
@@ -28,8 +28,10 @@ struct hint_table *hints_use(struct hints *h, struct hint_table *larger)
 {
 	struct hint_table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
 
-	if (!larger)
+	if (!larger) { /* and is not asked for again too soon */
+		h->enough = 2 * h->enough + FIRST_BUCKETS;
 		return NULL;
+	}
 	h->all[h->count++] = larger;
 	h->enough = (larger->mask + 1) * ENOUGH;
 	atomic_store_explicit(&h->table, larger, memory_order_release);

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define HINT_PLACES 12
-#define HINT_TABLES 24 /* the last one has 2^27 buckets */
+#define HINT_TABLES 20 /* the last one has 2^27 buckets */
 #define HINT_NONE UINT32_MAX
 
 struct hint_bucket {
@@ -49,7 +49,7 @@ static inline bool hints_are_full(const struct hints *h, uint64_t n)
 
 /* Not under the lock, one thread at a time: a larger table, which maps memory. Without memory all stays as it is. */
 struct hint_table *hints_grown(const struct hints *h);
-/* Writer: use it from now on. NULL does nothing. Returns what isn't read on: to be emptied, not under the lock. */
+/* Writer: use it from now on; NULL: do without for some more. Returns what isn't read on: to be emptied, not under the lock. */
 struct hint_table *hints_use(struct hints *h, struct hint_table *larger);
 void hints_empty(struct hint_table *old);
 

@@ -264,9 +264,10 @@ void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lo
 
 /* ------------------------------------------------------------------ by the index */
 
-static bool serves(const struct entry *e, uint64_t start, uint64_t end, unsigned access)
+static bool serves(const struct entry *e, const struct lookup *l)
 {
-	return entry_start(e) <= start && entry_end(e) >= end && e->access == access;
+	return entry_start(e) <= l->start && entry_end(e) >= l->end &&
+	       (entry_access(e) & l->access) == l->access;
 }
 
 /* Let go, and wake who waits for it. Also of an entry that was never used. */
@@ -281,15 +282,15 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
 	release(c, t, h, atomic_load_explicit(&h->entry, memory_order_relaxed));
 }
 
-static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct lookup *l, unsigned access)
+/* A hold of what a hint or the index has named, if it stands. */
+static struct hold *try(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct entry *e)
 {
-	struct entry *e = entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end));
-	struct hold *h = e && quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
+	struct hold *h = e && serves(e, l) && quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
 
 	if (!h)
 		return NULL;
 	hold_set(h, e);
-	if ((word_of(e) & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && serves(e, l->start, l->end, access) &&
+	if ((word_of(e) & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && serves(e, l) &&
 	    !(entry_parts(e) & ~l->quiet)) {
 		used(c, e, l->gate);
 		return h;
@@ -298,11 +299,47 @@ static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct 
 	return NULL;
 }
 
+static struct hold *find_by_hint(struct hf_cache *c, struct thread_record *t, struct lookup *l)
+{
+	struct hint_search s;
+	struct hold *h = NULL;
+	uint32_t id;
+
+	hints_search(&c->hints, l->start, &s);
+	while (!h && (id = hints_next(&s)) != HINT_NONE)
+		h = try(c, t, l, entry_at(c, id));
+	return h;
+}
+
+static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct lookup *l, unsigned access)
+{
+	return try(c, t, l, entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end)));
+}
+
+/* What begins there gets its hint back: a larger table begins empty, and full buckets lose some. */
+static void note_again(struct hf_cache *c, const struct lookup *l, const struct hold *h)
+{
+	const struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
+
+	if (entry_start(e) != l->start || l->locked || pthread_mutex_trylock(&c->lock) != 0)
+		return;
+	if (!(word_of(e) & ENTRY_DEAD))
+		hints_note(&c->hints, l->start, e->id);
+	pthread_mutex_unlock(&c->lock);
+}
+
 struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l)
 {
-	struct hold *h = find_in(c, t, l, HF_READWRITE);
+	struct hold *h = find_by_hint(c, t, l);
 
-	return h || l->access == HF_READWRITE ? h : find_in(c, t, l, l->access);
+	if (h)
+		return h;
+	h = find_in(c, t, l, HF_READWRITE);
+	if (!h && l->access != HF_READWRITE)
+		h = find_in(c, t, l, l->access);
+	if (h)
+		note_again(c, l, h);
+	return h;
 }
 
 /* ------------------------------------------------------------------ put */
@@ -320,8 +357,7 @@ struct entry *region_entry(const struct hf_region *r)
 static void put_single(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
 {
 	hold_clear(h, t);
-	e->next = NULL;
-	cache_let_go(c, e);
+	cache_let_go(c, entry_push(e, NULL));
 }
 
 static bool recent_is_mine(const struct thread_record *t, const struct recent *r)

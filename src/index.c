@@ -604,7 +604,7 @@ void index_each_touching(const struct index *ix, uint64_t start, uint64_t end,
 
 void index_nodes_init(struct index_nodes *nodes)
 {
-	pool_init(&nodes->pool, sizeof(struct node));
+	pool_init(&nodes->pool, sizeof(struct node), 0);
 	nodes->page = os_page_size();
 }
 

@@ -37,11 +37,11 @@
 static void fill(struct entry *e, uint64_t start, uint64_t end, unsigned access)
 {
 	atomic_store_explicit(&e->start, start, memory_order_relaxed);
-	atomic_store_explicit(&e->pages, (uint32_t)((end - start) / os_page_size()), memory_order_relaxed);
+	atomic_store_explicit(&e->end, end, memory_order_relaxed);
 	atomic_store_explicit(&e->word,
 			      (atomic_load_explicit(&e->word, memory_order_relaxed) & ~FLAGS) + GENERATION,
 			      memory_order_relaxed);
-	e->access = (uint8_t)access;
+	atomic_store_explicit(&e->access, (uint8_t)access, memory_order_relaxed);
 	atomic_store_explicit(&e->parts, 1, memory_order_relaxed);
 	e->changed = false;
 	e->watched = false;
@@ -67,11 +67,11 @@ static struct entry *new_entry(struct hf_cache *c)
 
 static struct entry *pending_cover(struct hf_cache *c, uint64_t start, uint64_t end, unsigned access)
 {
-	struct entry *e = c->pending.head;
+	struct entry *e = list_at(c, c->pending.head);
 
 	while (e && (entry_start(e) > start || entry_end(e) < end ||
-		     (e->access & access) != access || e->changed))
-		e = e->next_in;
+		     (entry_access(e) & access) != access || e->changed))
+		e = list_after(c, e);
 	return e;
 }
 
@@ -127,7 +127,7 @@ static bool made_room(struct hf_cache *c, uint64_t gone, bool idle)
 
 static int check_rights(const struct entry *e)
 {
-	return hf_range_check(entry_start(e), entry_end(e), e->access);
+	return hf_range_check(entry_start(e), entry_end(e), entry_access(e));
 }
 
 /*
@@ -146,7 +146,7 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 	for (int i = 0; i < NIC_TRIES; i++) {
 		uint64_t gone = atomic_load(&c->gone);
 
-		rc = c->ops->reg(c->nic, entry_start(e), entry_bytes(e), e->access, &reg);
+		rc = c->ops->reg(c->nic, entry_start(e), entry_bytes(e), entry_access(e), &reg);
 		if (rc != -ENOMEM || !made_room(c, gone, true))
 			break;
 	}
@@ -156,7 +156,7 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 	}
 	e->lkey = reg.lkey;
 	e->rkey = reg.rkey;
-	e->nic_priv = reg.priv;
+	entry_side(c, e)->nic_priv = reg.priv;
 	return 0;
 }
 
@@ -168,7 +168,7 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 	unsigned n;
 
 	for (unsigned access = 1; access <= HF_READWRITE; access++) {
-		if ((access & e->access) != access)
+		if ((access & entry_access(e)) != access)
 			continue;
 		do {
 			n = index_find_inside(&c->index[access - 1], entry_start(e), entry_end(e), found,
@@ -178,8 +178,7 @@ static struct entry *supersede(struct hf_cache *c, struct entry *e)
 
 				c->superseded++;
 				cache_kill(c, old);
-				old->next = dead;
-				dead = old;
+				dead = entry_push(old, dead);
 			}
 		} while (n == 32);
 	}
@@ -192,17 +191,18 @@ static void publish(struct hf_cache *c, struct entry *e)
 
 	atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
 	e->place = now;
-	list_append(&c->lru, e);
+	list_append(c, &c->lru, e);
 	c->live++;
 	c->misses++;
 	entry_set_flags(e, ENTRY_LIVE);
-	index_insert(&c->index[e->access - 1], entry_start(e), entry_end(e), e->id);
+	index_insert(&c->index[entry_access(e) - 1], entry_start(e), entry_end(e), e->id);
+	hints_note(&c->hints, entry_start(e), e->id);
 }
 
 /* lock held: the placeholder's time is over, whoever waits for it looks again. Is there anybody? */
 static bool resolve(struct hf_cache *c, struct entry *e)
 {
-	list_remove(&c->pending, e);
+	list_remove(c, &c->pending, e);
 	atomic_fetch_add(&c->pending_done, 1);
 	return c->waiters > 0;
 }
@@ -230,7 +230,7 @@ static void wait_for_pending(struct hf_cache *c)
 static void unwatch(struct hf_cache *c, struct entry *e)
 {
 	if (e->watched)
-		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), e->watch_id);
+		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
 	e->watched = false;
 }
 
@@ -241,8 +241,8 @@ static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
 
 	*watch = HF_UNWATCHED;
 	if (c->caching) {
-		*watch = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e), e->access,
-					   &e->watch_id);
+		*watch = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e),
+					   entry_access(e), &entry_side(c, e)->watch_id);
 		if (*watch < 0)
 			return *watch;
 		e->watched = *watch == HF_WATCHED;
@@ -276,12 +276,33 @@ static void lock_to_publish(struct hf_cache *c)
 	}
 }
 
+/* lock held: is a larger table wanted, and this thread to make it? */
+static bool hints_want_more(struct hf_cache *c)
+{
+	bool mine = !c->growing && hints_are_full(&c->hints, c->live);
+
+	c->growing = c->growing || mine;
+	return mine;
+}
+
+static void grow_hints(struct hf_cache *c)
+{
+	struct hint_table *larger = hints_grown(&c->hints);
+	struct hint_table *old;
+
+	pthread_mutex_lock(&c->lock);
+	old = hints_use(&c->hints, larger);
+	c->growing = false;
+	pthread_mutex_unlock(&c->lock);
+	hints_empty(old);
+}
+
 /* The hold is set before anybody can find the entry, and taken back if it comes to nothing. */
 static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, bool watched)
 {
 	struct entry *covered = NULL;
 	enum outcome out;
-	bool somebody;
+	bool somebody, grow;
 
 	hold_set(h, e);
 	lock_to_publish(c);
@@ -297,7 +318,10 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, 
 		publish(c, e);
 		out = PUBLISHED;
 	}
+	grow = hints_want_more(c);
 	unlock_and_wake(c, somebody);
+	if (grow)
+		grow_hints(c);
 	cache_retire(c, covered);
 	return out;
 }
@@ -338,7 +362,7 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 		return hf_set_error(-ENOMEM, "no memory for a cache entry");
 	}
 	fill(e, start, end, access);
-	list_append(&c->pending, e);
+	list_append(c, &c->pending, e);
 	cache_turn_gate(c);
 	*out = e;
 	return 0;
@@ -359,8 +383,7 @@ static int make(struct hf_cache *c, struct entry *e, struct hold *h, struct entr
 	if (finish(c, e, h, watch == HF_WATCHED) != CHANGED)
 		return 0;
 	atomic_fetch_add(&c->retries, 1);
-	e->next = NULL;
-	cache_let_go(c, e);
+	cache_let_go(c, entry_push(e, NULL));
 	return -EAGAIN;
 }
 
@@ -406,6 +429,7 @@ static struct hold *find_made(struct hf_cache *c, struct thread_record *t, const
 	struct lookup any = *l;
 
 	any.quiet = PARTS_ALL;
+	any.locked = true;
 	return c->caching ? cache_find(c, t, &any) : NULL;
 }
 

@@ -7,19 +7,23 @@
 
 static size_t chunk_bytes(const struct pool *p, unsigned chunk)
 {
-	return p->object_size * ((size_t)POOL_FIRST << chunk);
+	return (p->object_size + p->side_size) * ((size_t)POOL_FIRST << chunk);
 }
 
-void pool_init(struct pool *p, size_t object_size)
+void pool_init(struct pool *p, size_t object_size, size_t side_size)
 {
-	*p = (struct pool){ .object_size = object_size, .grow = PTHREAD_MUTEX_INITIALIZER };
+	*p = (struct pool){
+		.object_size = object_size,
+		.side_size = side_size,
+		.grow = PTHREAD_MUTEX_INITIALIZER,
+	};
 }
 
 void pool_destroy(struct pool *p)
 {
 	for (unsigned i = 0; i < POOL_CHUNKS; i++)
 		os_pool_unmap(p->chunk[i], chunk_bytes(p, i));
-	pool_init(p, p->object_size);
+	pool_init(p, p->object_size, p->side_size);
 }
 
 static int add_chunk(struct pool *p, pthread_mutex_t *lock)

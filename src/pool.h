@@ -20,6 +20,7 @@
 
 struct pool {
 	size_t object_size;
+	size_t side_size; /* of what belongs to each object and lies apart, so that objects fill cache lines */
 	char *_Atomic chunk[POOL_CHUNKS];
 	uint32_t made;  /* objects ever handed out: [0, made) are valid indexes */
 	uint32_t room;  /* objects that the chunks hold */
@@ -28,7 +29,7 @@ struct pool {
 	pthread_mutex_t grow;
 };
 
-void pool_init(struct pool *p, size_t object_size);
+void pool_init(struct pool *p, size_t object_size, size_t side_size);
 void pool_destroy(struct pool *p);
 /* How many can be had. Under the lock that guards pool_get. */
 static inline uint32_t pool_room(const struct pool *p)
@@ -56,6 +57,17 @@ static inline void *pool_at(const struct pool *p, uint32_t index)
 		return NULL;
 	base = atomic_load_explicit(&p->chunk[c], memory_order_acquire);
 	return base ? base + p->object_size * (n - ((uint64_t)POOL_FIRST << c)) : NULL;
+}
+
+/* What belongs to an object that there is: it lies behind all objects of its chunk. */
+static inline void *pool_side(const struct pool *p, uint32_t index)
+{
+	uint64_t n = (uint64_t)index + POOL_FIRST;
+	unsigned c = 63u - (unsigned)__builtin_clzll(n / POOL_FIRST);
+	uint64_t objects = (uint64_t)POOL_FIRST << c;
+
+	return atomic_load_explicit(&p->chunk[c], memory_order_relaxed) + p->object_size * objects +
+	       p->side_size * (n - objects);
 }
 
 #endif

@@ -42,7 +42,7 @@ static void fill_region(struct hf_provider *p, struct hold *h, bool hit, struct 
 		.length = entry_bytes(e),
 		.lkey = e->lkey,
 		.rkey = e->rkey,
-		.access = e->access,
+		.access = entry_access(e),
 		.flags = (hit ? HF_REGION_HIT : 0) | (single ? 0 : HF_REGION_CACHED),
 		.provider = p,
 		.entry = h,

@@ -17,7 +17,7 @@ void cache_hand_over(struct hf_cache *c, struct entry *e)
 	struct entry *head = atomic_load_explicit(&c->reap, memory_order_relaxed);
 
 	do {
-		e->next = head;
+		entry_push(e, head);
 	} while (!atomic_compare_exchange_weak_explicit(&c->reap, &head, e, memory_order_release,
 							memory_order_relaxed));
 	if (!head)
@@ -27,14 +27,14 @@ void cache_hand_over(struct hf_cache *c, struct entry *e)
 /* A registration that the NIC would not give up stays counted as pinned, and its entry is never used again. */
 static bool deregister(struct hf_cache *c, struct entry *e)
 {
-	struct hf_nic_reg reg = { e->lkey, e->rkey, e->nic_priv };
+	struct hf_nic_reg reg = { e->lkey, e->rkey, entry_side(c, e)->nic_priv };
 
 	if (c->ops->dereg(c->nic, entry_start(e), entry_bytes(e), &reg) != 0) {
 		atomic_fetch_add(&c->dereg_failures, 1);
 		return false;
 	}
 	if (e->watched)
-		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), e->watch_id);
+		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
 	atomic_fetch_sub(&c->pinned, entry_bytes(e));
 	atomic_fetch_add(&c->gone, 1);
 	return true;
@@ -46,7 +46,7 @@ static void free_entries(struct hf_cache *c, struct entry *list)
 	while (list) {
 		struct entry *e = list;
 
-		list = e->next;
+		list = entry_next(c, e);
 		entry_set_flags(e, 0);
 		pool_put(&c->pool, e->id);
 	}
@@ -60,10 +60,9 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 	while (list) {
 		struct entry *e = list;
 
-		list = e->next;
+		list = entry_next(c, e);
 		if (deregister(c, e)) {
-			e->next = gone;
-			gone = e;
+			gone = entry_push(e, gone);
 		}
 	}
 	if (gone)
@@ -101,9 +100,8 @@ static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct ent
 		struct entry *e = dead;
 		struct entry **to = e->mark == c->census ? held : &idle;
 
-		dead = e->next;
-		e->next = *to;
-		*to = e;
+		dead = entry_next(c, e);
+		*to = entry_push(e, *to);
 	}
 	pthread_mutex_unlock(&c->lock);
 	return idle;
@@ -117,16 +115,16 @@ void cache_retire(struct hf_cache *c, struct entry *list)
 	while (held) {
 		struct entry *e = held;
 
-		held = e->next;
+		held = entry_next(c, e);
 		cache_hand_over(c, e);
 	}
 }
 
-static unsigned count(const struct entry *list)
+static unsigned count(const struct hf_cache *c, const struct entry *list)
 {
 	unsigned n = 0;
 
-	for (; list; list = list->next)
+	for (; list; list = entry_next(c, list))
 		n++;
 	return n;
 }
@@ -136,15 +134,24 @@ static uint64_t how_many(const struct hf_cache *c, enum reclaim what)
 	return what == RECLAIM_ALL ? UINT64_MAX : what == RECLAIM_SOME ? c->live / 8 + 1 : 0;
 }
 
+/* Both lists in one. */
+static struct entry *append(struct hf_cache *c, struct entry *list, struct entry *more)
+{
+	while (more) {
+		struct entry *e = more;
+
+		more = entry_next(c, e);
+		list = entry_push(e, list);
+	}
+	return list;
+}
+
 /* reap_lock held: all that is dead, with those that waited; what `what` says goes, too. */
 static struct entry *collect(struct hf_cache *c, enum reclaim what)
 {
 	struct entry *dead = atomic_exchange_explicit(&c->reap, NULL, memory_order_acquire);
-	struct entry **end = &dead;
 
-	while (*end)
-		end = &(*end)->next;
-	*end = c->waiting;
+	dead = append(c, dead, c->waiting);
 	c->waiting = NULL;
 	pthread_mutex_lock(&c->lock);
 	cache_evict(c, 0, 0, how_many(c, what), &dead);
@@ -161,7 +168,7 @@ unsigned cache_reclaim(struct hf_cache *c, enum reclaim what)
 
 	pthread_mutex_lock(&c->reap_lock);
 	idle = sort_out(c, collect(c, what), &c->waiting);
-	n = count(idle);
+	n = count(c, idle);
 	cache_let_go(c, idle);
 	pthread_mutex_unlock(&c->reap_lock);
 	return n;

@@ -22,7 +22,7 @@ struct secured {
 void secured_init(struct secured_list *l)
 {
 	pthread_mutex_init(&l->lock, NULL);
-	pool_init(&l->pool, sizeof(struct secured));
+	pool_init(&l->pool, sizeof(struct secured), 0);
 	index_nodes_init(&l->nodes);
 	index_init(&l->index, &l->nodes);
 }

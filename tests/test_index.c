@@ -548,7 +548,7 @@ static void pool_grows(void **state)
 	uint32_t none;
 	struct pool p;
 
-	pool_init(&p, sizeof(struct object));
+	pool_init(&p, sizeof(struct object), 0);
 	assert_int_equal(pool_room(&p), 0);
 	assert_null(pool_get(&p, &none));
 	assert_null(pool_at(&p, 0));
@@ -589,7 +589,7 @@ static void pool_reuses(void **state)
 	struct pool p;
 	uint32_t index;
 
-	pool_init(&p, sizeof(struct object));
+	pool_init(&p, sizeof(struct object), 0);
 	assert_int_equal(pool_reserve(&p, 1, &lock), 0);
 	for (uint32_t i = 0; i < POOL_FIRST; i++) {
 		o[i] = pool_get(&p, &index);
@@ -625,7 +625,7 @@ static void pool_without_memory(void **state)
 	uint32_t index;
 	struct pool p;
 
-	pool_init(&p, sizeof(struct object));
+	pool_init(&p, sizeof(struct object), 0);
 	hf_fault_arm(1);
 	assert_int_equal(pool_reserve(&p, 1, &lock), -ENOMEM);
 	assert_string_equal(hf_fault_last(), "pool mmap");
@@ -689,7 +689,7 @@ static void pool_and_threads(void **state)
 	struct taker t[4];
 	struct pool p;
 
-	pool_init(&p, sizeof(struct object));
+	pool_init(&p, sizeof(struct object), 0);
 	for (unsigned i = 0; i < 4; i++) {
 		t[i] = (struct taker){ .p = &p, .mark = (uint64_t)i << 32 };
 		assert_int_equal(pthread_create(&t[i].id, NULL, taker_main, &t[i]), 0);
