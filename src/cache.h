@@ -83,6 +83,7 @@ struct lookup {
 	unsigned access;
 	uint64_t start, end; /* the pages */
 	uint64_t gate;       /* before anything was looked at */
+	uint64_t edition;    /* of the index, before it was looked at; none: UINT64_MAX */
 	bool locked;         /* the cache's lock is held */
 	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
 };
@@ -105,6 +106,7 @@ struct hf_cache {
 
 	struct hints hints;      /* which entry begins at a page; written under lock, read without */
 	struct index index[3];   /* by access - 1; likewise */
+	_Atomic uint64_t edition; /* of these, counted when a change of them is complete; lock */
 	struct index_nodes nodes;
 
 	pthread_mutex_t lock;
@@ -194,6 +196,14 @@ static inline struct entry *entry_push(struct entry *e, const struct entry *next
 static inline struct entry *entry_next(const struct hf_cache *c, const struct entry *e)
 {
 	return e->next ? pool_at(&c->pool, e->next - 1) : NULL;
+}
+
+/* lock held: the index is another one, and complete. Who reads it without the lock knows it by this number. */
+static inline void cache_new_edition(struct hf_cache *c)
+{
+	uint64_t n = atomic_load_explicit(&c->edition, memory_order_relaxed);
+
+	atomic_store_explicit(&c->edition, n + 1, memory_order_release);
 }
 
 /* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */

@@ -11,6 +11,7 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 {
 	hints_drop(&c->hints, entry_start(e), e->id);
 	index_remove(&c->index[entry_access(e) - 1], entry_start(e), e->id);
+	cache_new_edition(c);
 	list_remove(c, &c->lru, e);
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */

@@ -51,7 +51,7 @@ void hints_destroy(struct hints *h)
 {
 	for (unsigned i = 0; i < h->count; i++)
 		os_pool_unmap(h->all[i], table_bytes(h->all[i]->mask + 1));
-	*h = (struct hints){ 0 };
+	*h = (struct hints){ .count = 0 };
 }
 
 /* ------------------------------------------------------------------ places */

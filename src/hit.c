@@ -285,8 +285,12 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
 /* A hold of what a hint or the index has named, if it stands. */
 static struct hold *try(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct entry *e)
 {
-	struct hold *h = e && serves(e, l) && quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
+	struct hold *h;
 
+	if (!e || !serves(e, l))
+		return NULL;
+	l->edition = UINT64_MAX; /* there is one, even if it is of no use now */
+	h = quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
 	if (!h)
 		return NULL;
 	hold_set(h, e);

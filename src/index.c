@@ -88,20 +88,34 @@ static uint64_t max_end(const struct index *ix, const struct node *n)
 	return max;
 }
 
-/* How many starts are at or before `start`. All are read, so that nothing has to be guessed, and at the same time. */
-static inline unsigned count_to(const struct node *n, unsigned of, uint64_t start)
+/*
+ * How many starts are at or before `start`. Nothing is guessed, as a branch would: first which stride it falls in, then
+ * how far.
+ */
+#define LEAF_STRIDE  8
+#define INNER_STRIDE 7
+
+_Static_assert((LEAF_SLOTS + 1) % LEAF_STRIDE == 0 && (INNER_SLOTS + 1) % INNER_STRIDE == 0, "the last stride fits");
+
+static inline __attribute__((always_inline)) unsigned count_to(const struct node *n, unsigned of, unsigned stride,
+							       uint64_t start)
 {
+	unsigned from = 0;
 	unsigned k = 0;
 
-#pragma GCC unroll 31
-	for (unsigned i = 0; i < of; i++)
-		k += get(&n->word[i]) <= start;
-	return k;
+#pragma GCC unroll 4
+	for (unsigned i = stride - 1; i < of; i += stride)
+		from += get(&n->word[i]) <= start ? stride : 0;
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < stride - 1; i++)
+		k += get(&n->word[from + i]) <= start;
+	return from + k;
 }
 
 static inline unsigned count_starts(const struct node *n, uint64_t start)
 {
-	return level_of(n) ? count_to(n, INNER_SLOTS, start) : count_to(n, LEAF_SLOTS, start);
+	return level_of(n) ? count_to(n, INNER_SLOTS, INNER_STRIDE, start) :
+			     count_to(n, LEAF_SLOTS, LEAF_STRIDE, start);
 }
 
 /* How many are at or before (start, id). */
@@ -508,7 +522,7 @@ uint32_t index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
 	if (top >= INDEX_LEVELS)
 		return INDEX_NONE;
 	for (unsigned l = top; l; l--) {
-		unsigned i = count_to(n, INNER_SLOTS, start);
+		unsigned i = count_to(n, INNER_SLOTS, INNER_STRIDE, start);
 
 		if (!i--)
 			return INDEX_NONE;
@@ -519,7 +533,7 @@ uint32_t index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
 		if (!n)
 			return INDEX_NONE;
 	}
-	for (unsigned i = count_to(n, LEAF_SLOTS, start); i--;)
+	for (unsigned i = count_to(n, LEAF_SLOTS, LEAF_STRIDE, start); i--;)
 		if (leaf_end(ix, n, i) >= end)
 			return (uint32_t)get(&n->word[LEAF_SLOTS + i]);
 	return go_back(ix, way, 1, top, end);

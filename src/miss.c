@@ -132,13 +132,14 @@ static int check_rights(const struct entry *e)
 
 /*
  * No lock held. While the NIC is full and something goes, it is asked again. A NIC that pins finds out by itself
- * what isn't there; then, and only then, the mapping is looked at, for the better answer.
+ * what isn't there or may not be written; then, and only then, the mapping is looked at, for the better answer.
+ * (A proxy may know that it watches a range without a look at it.)
  */
 static int nic_register(struct hf_cache *c, struct entry *e)
 {
 	bool pins = c->ops->flags & HF_NIC_PINS_FOR_WRITE;
 	struct hf_nic_reg reg = { 0 };
-	int rc = pins || e->watched ? 0 : check_rights(e);
+	int rc = pins ? 0 : check_rights(e);
 
 	if (rc)
 		return rc;
@@ -197,6 +198,7 @@ static void publish(struct hf_cache *c, struct entry *e)
 	entry_set_flags(e, ENTRY_LIVE);
 	index_insert(&c->index[entry_access(e) - 1], entry_start(e), entry_end(e), e->id);
 	hints_note(&c->hints, entry_start(e), e->id);
+	cache_new_edition(c);
 }
 
 /* lock held: the placeholder's time is over, whoever waits for it looks again. Is there anybody? */
@@ -423,14 +425,21 @@ static void lock_with_room(struct hf_cache *c)
 	}
 }
 
-/* Somebody else made one meanwhile: found under the lock, and held. Nothing is asked there: see stands(). */
-static struct hold *find_made(struct hf_cache *c, struct thread_record *t, const struct lookup *l)
+/*
+ * Somebody else made one meanwhile: found under the lock, and held. Nothing is asked there: see stands(). When the index is
+ * as it was before the first lookup, that one was right.
+ */
+static struct hold *find_made(struct hf_cache *c, struct thread_record *t, struct lookup *l)
 {
+	uint64_t edition = atomic_load_explicit(&c->edition, memory_order_relaxed);
 	struct lookup any = *l;
 
+	if (!c->caching || l->edition == edition)
+		return NULL;
+	l->edition = edition;
 	any.quiet = PARTS_ALL;
 	any.locked = true;
-	return c->caching ? cache_find(c, t, &any) : NULL;
+	return cache_find(c, t, &any);
 }
 
 /* 1: no change is in flight that could touch it, and it lives still. 0: it is gone. -EAGAIN: no quiet. */
@@ -443,7 +452,7 @@ static int stands(struct hf_cache *c, const struct hold *h)
 }
 
 /* Registered for h: 0, or -errno. 1: there is one already, and *found holds it. */
-static int find_or_make(struct hf_cache *c, struct thread_record *t, const struct lookup *l,
+static int find_or_make(struct hf_cache *c, struct thread_record *t, struct lookup *l,
 			struct hold *h, struct hold **found)
 {
 	unsigned may = c->caching ? MAY_WAIT : 0;

@@ -77,6 +77,7 @@ int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned a
 	if (rc)
 		return rc;
 	l.gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
+	l.edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);
 	rc = check_request(&l, out);
 	if (rc)
 		return rc;

@@ -113,7 +113,7 @@ struct hf_proxy_ops {
 	 * Begin to watch [start, end) (whole pages), before anything is pinned (I3). `access` is
 	 * what the mapping must allow. Any thread; may block and allocate; no lock of the library is
 	 * held. *id is handed back to unsecure(). Returns enum hf_watch or -errno: -EFAULT not wholly
-	 * mapped, -EACCES fewer rights. On HF_UNWATCHED hf_set_error() has the reason, and unsecure() is
+	 * mapped, -EACCES fewer rights; a proxy that needn't look may leave both to the NIC. On HF_UNWATCHED hf_set_error() has the reason, and unsecure() is
 	 * not called.
 	 */
 	int (*secure)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
