@@ -108,11 +108,25 @@ static int make_room(struct hf_cache *c, uint64_t bytes, unsigned may, struct en
 	return 0;
 }
 
-/* Pages that are not there yet, or shared copy-on-write, would be replaced at the first write. */
+static void unwatch(struct hf_cache *c, struct entry *e)
+{
+	if (e->watched)
+		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
+	e->watched = false;
+}
+
+/*
+ * Pages that are not there yet, or shared copy-on-write, would be replaced at the first write. Where the kernel refuses
+ * (EINVAL: a mapping is read-only), that may happen after a later mprotect, unseen: then it is not cached, but with
+ * a proxy that sees nothing by itself, where the program says what changes.
+ */
 static void break_copy_on_write(struct hf_cache *c, struct entry *e)
 {
-	if (!(c->ops->flags & HF_NIC_PINS_FOR_WRITE))
-		madvise((void *)(uintptr_t)entry_start(e), entry_bytes(e), MADV_POPULATE_WRITE);
+	if (c->ops->flags & HF_NIC_PINS_FOR_WRITE)
+		return;
+	if (madvise((void *)(uintptr_t)entry_start(e), entry_bytes(e), MADV_POPULATE_WRITE) < 0 &&
+	    (c->sw->ops.caps & HF_CAP_WATCH))
+		unwatch(c, e);
 }
 
 /*
@@ -132,8 +146,8 @@ static int check_rights(const struct entry *e)
 
 /*
  * No lock held. While the NIC is full and something goes, it is asked again. A NIC that pins finds out by itself
- * what isn't there or may not be written; then, and only then, the mapping is looked at, for the better answer.
- * (A proxy may know that it watches a range without a look at it.)
+ * what isn't there; then, and only then, the mapping is looked at, for the better answer. Otherwise it is looked at
+ * beforehand, for a proxy may leave the rights to us.
  */
 static int nic_register(struct hf_cache *c, struct entry *e)
 {
@@ -229,25 +243,19 @@ static void wait_for_pending(struct hf_cache *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static void unwatch(struct hf_cache *c, struct entry *e)
-{
-	if (e->watched)
-		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
-	e->watched = false;
-}
-
-/* Arm and register. *watch says whether the proxy sees changes. On error nothing is left. */
-static int arm_and_register(struct hf_cache *c, struct entry *e, int *watch)
+/* Arm and register. e->watched says whether the proxy sees changes. On error nothing is left. */
+static int arm_and_register(struct hf_cache *c, struct entry *e)
 {
 	int rc;
 
-	*watch = HF_UNWATCHED;
 	if (c->caching) {
-		*watch = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e),
-					   entry_access(e), &entry_side(c, e)->watch_id);
-		if (*watch < 0)
-			return *watch;
-		e->watched = *watch == HF_WATCHED;
+		uint64_t *id = &entry_side(c, e)->watch_id;
+
+		rc = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e), entry_access(e), id);
+		if (rc < 0)
+			return rc;
+		e->watched = rc == HF_WATCHED;
+		atomic_store_explicit(&e->parts, (uint8_t)switch_parts(c->sw, *id), memory_order_relaxed);
 	}
 	rc = nic_register(c, e);
 	if (rc)
@@ -300,7 +308,7 @@ static void grow_hints(struct hf_cache *c)
 }
 
 /* The hold is set before anybody can find the entry, and taken back if it comes to nothing. */
-static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, bool watched)
+static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h)
 {
 	struct entry *covered = NULL;
 	enum outcome out;
@@ -309,10 +317,10 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h, 
 	hold_set(h, e);
 	lock_to_publish(c);
 	somebody = resolve(c, e);
-	if (watched && e->changed) {
+	if (e->watched && e->changed) {
 		atomic_store_explicit(&h->entry, NULL, memory_order_release);
 		out = CHANGED;
-	} else if (!watched || !index_has_room(&c->nodes)) {
+	} else if (!e->watched || !index_has_room(&c->nodes)) {
 		make_single(c, e);
 		out = SINGLE;
 	} else {
@@ -373,16 +381,15 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 /* One registration: 0 and held by h; -EAGAIN: the memory changed meanwhile; -errno. */
 static int make(struct hf_cache *c, struct entry *e, struct hold *h, struct entry *victims)
 {
-	int watch;
 	int rc;
 
 	cache_retire(c, victims);
-	rc = arm_and_register(c, e, &watch);
+	rc = arm_and_register(c, e);
 	if (rc) {
 		give_up(c, e);
 		return rc;
 	}
-	if (finish(c, e, h, watch == HF_WATCHED) != CHANGED)
+	if (finish(c, e, h) != CHANGED)
 		return 0;
 	atomic_fetch_add(&c->retries, 1);
 	cache_let_go(c, entry_push(e, NULL));
@@ -408,7 +415,7 @@ static int make_unwatched(struct hf_cache *c, uint64_t start, uint64_t end, unsi
 		give_up(c, e);
 		return rc;
 	}
-	finish(c, e, h, false);
+	finish(c, e, h);
 	return 0;
 }
 

@@ -130,7 +130,13 @@ static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
 		return -EOPNOTSUPP; /* the proxy has said why */
 	if (rc < 0)
 		return rc;
-	rc = switch_settle(sw, PARTS_ALL);
+	/* The proxy may have left the rights to us (R37). */
+	rc = hf_range_check(r.start, r.end, access);
+	if (rc) {
+		sw->ops.unsecure(sw->proxy, r.start, r.end, s->watch_id);
+		return rc;
+	}
+	rc = switch_settle(sw, switch_parts(sw, s->watch_id));
 	pthread_mutex_lock(&sw->secured.lock);
 	changed = s->changed;
 	pthread_mutex_unlock(&sw->secured.lock);

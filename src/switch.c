@@ -42,6 +42,13 @@ uint64_t hf_changes_word(const struct hf_sink *sink)
 	return atomic_load_explicit(&sink->word, memory_order_acquire);
 }
 
+struct hf_sink *hf_sink_part(struct hf_sink *sink, unsigned i)
+{
+	if (i >= HF_SINK_PARTS)
+		return NULL;
+	return sink->sw->parts == 1 ? sink : &sink->sw->sink[i];
+}
+
 /* What was known to be at rest has to be looked at again: hit.c. */
 static void turn_gates(struct hf_switch *sw)
 {
@@ -65,7 +72,10 @@ void hf_changes_begin(struct hf_sink *sink)
 	atomic_thread_fence(memory_order_seq_cst);
 }
 
-/* Tell all who cache. -EAGAIN when somebody was busy: then all are told again, which does no harm. */
+/*
+ * Tell all who cache. Several parts may tell at once. -EAGAIN when somebody was busy: then all are told again, which
+ * does no harm.
+ */
 static int tell_all(struct hf_switch *sw, struct range r)
 {
 	int busy = secured_changed(sw, r.start, r.end, true) == -EAGAIN;
@@ -135,7 +145,7 @@ int switch_settle(const struct hf_switch *sw, unsigned parts)
 
 void switch_rest(const struct hf_switch *sw)
 {
-	for (int i = 0; i < 20 && (hf_changes_word(&sw->sink) & 1); i++)
+	for (int i = 0; i < 20 && !switch_is_at_rest(sw, PARTS_ALL); i++)
 		sched_yield();
 }
 
@@ -191,17 +201,18 @@ int switch_add(struct hf_switch *sw, struct hf_provider *p)
  */
 void switch_remove(struct hf_switch *sw, struct hf_provider *p)
 {
-	uint64_t w;
-
 	pthread_mutex_lock(&sw->lock);
 	for (int i = 0; i < MAX_PROVIDERS; i++)
 		if (atomic_load(&sw->providers[i]) == p)
 			atomic_store(&sw->providers[i], NULL);
 	pthread_mutex_unlock(&sw->lock);
 	atomic_thread_fence(memory_order_seq_cst);
-	w = hf_changes_word(&sw->sink);
-	while ((w & 1) && hf_changes_word(&sw->sink) == w)
-		os_sleep_us(20);
+	for (int i = 0; i < HF_SINK_PARTS; i++) {
+		uint64_t w = hf_changes_word(&sw->sink[i]);
+
+		while ((w & 1) && hf_changes_word(&sw->sink[i]) == w)
+			os_sleep_us(20);
+	}
 }
 
 static int in_use(struct hf_switch *sw)
@@ -243,7 +254,8 @@ static int switch_new(const char *options, struct hf_switch **out)
 	hold_init();
 	pthread_mutex_init(&sw->lock, NULL);
 	secured_init(&sw->secured);
-	sw->sink.sw = sw;
+	for (int i = 0; i < HF_SINK_PARTS; i++)
+		sw->sink[i].sw = sw;
 	rc = options_parse(&sw->options, options, OPTION_SWITCH);
 	if (!rc && !(sw->alive = os_fork_word()))
 		rc = hf_set_error(-ENOMEM, "no memory for the fork guard (MADV_WIPEONFORK, Linux 4.14)");
@@ -266,9 +278,12 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 				    HF_BACKEND_ABI);
 	memset(&sw->ops, 0, sizeof(sw->ops));
 	memcpy(&sw->ops, ops, ops->size < sizeof(sw->ops) ? ops->size : sizeof(sw->ops));
+	sw->parts = sw->ops.caps & HF_CAP_PARTS ? PARTS_ALL : 1;
 	if (sw->options.fast)
 		sw->ops.check = NULL;
-	return ops->open(&sw->sink, flags, config, &sw->proxy);
+	if (sw->options.fast || sw->parts == 1)
+		sw->ops.check_parts = NULL;
+	return ops->open(&sw->sink[0], flags, config, &sw->proxy);
 }
 
 /* The strongest that opens; `none` always does. */

@@ -34,12 +34,16 @@ struct range {
 	uint64_t start, end;
 };
 
+/* One part. Its word is on a cache line that other parts don't write to, for each is far longer than a line. */
 struct hf_sink {
 	_Atomic uint64_t word;      /* even at rest, odd while changes are told */
 	struct hf_switch *sw;
 	unsigned kept_count;        /* the telling thread's own */
 	struct range kept[MAX_KEPT];
 };
+
+#define PARTS_ALL 0xffu
+_Static_assert(PARTS_ALL == (1u << HF_SINK_PARTS) - 1, "a bit for each");
 
 /* Ranges that the program secured by itself (secure.c). */
 struct secured_list {
@@ -55,7 +59,8 @@ struct hf_switch {
 	struct options options;
 	struct hf_proxy_ops ops;    /* a copy; name == "none": no proxy, nothing is cached */
 	void *proxy;
-	struct hf_sink sink;
+	unsigned parts;             /* those in use: PARTS_ALL, or only the first */
+	struct hf_sink sink[HF_SINK_PARTS];
 	pthread_mutex_t lock;       /* opening and closing providers; never the telling thread's */
 	_Atomic(struct hf_provider *) providers[MAX_PROVIDERS];
 	struct secured_list secured;
@@ -68,18 +73,31 @@ int switch_enter(const struct hf_switch *sw);
 int switch_add(struct hf_switch *sw, struct hf_provider *p);
 void switch_remove(struct hf_switch *sw, struct hf_provider *p);
 
-#define PARTS_ALL 0xffu
-
-/* Nothing is being told at this moment. Doesn't ask the proxy. */
+/* Nothing is being told by one of `parts` at this moment. Doesn't ask the proxy. */
 static inline bool switch_is_at_rest(const struct hf_switch *sw, unsigned parts)
 {
-	return !(atomic_load_explicit(&sw->sink.word, memory_order_acquire) & 1);
+	for (parts &= sw->parts; parts; parts &= parts - 1)
+		if (atomic_load_explicit(&sw->sink[__builtin_ctz(parts)].word, memory_order_acquire) & 1)
+			return false;
+	return true;
 }
 
-/* All changes so far are told and done with: 0; -EAGAIN when one is under way at this moment. No lock. */
+/* By which parts changes of a range are told, of which secure() answered `id`. */
+static inline unsigned switch_parts(const struct hf_switch *sw, uint64_t id)
+{
+	unsigned parts = (unsigned)id & sw->parts;
+
+	return sw->parts == 1 ? 1 : parts ? parts : PARTS_ALL;
+}
+
+/*
+ * All changes so far that are told by one of `parts` are told and done with: 0; -EAGAIN when one is under way at this
+ * moment. No lock.
+ */
 static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 {
-	if (sw->ops.check && sw->ops.check(sw->proxy) != 0)
+	if (sw->ops.check_parts ? sw->ops.check_parts(sw->proxy, parts) != 0 :
+				  sw->ops.check && sw->ops.check(sw->proxy) != 0)
 		return -EAGAIN;
 	/*
 	 * The kernel's count first, then the word: see proxy/uffd.c. On x86 a system call orders loads
@@ -92,7 +110,7 @@ static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 /* The words alone are not exact: each get has to ask. */
 static inline bool switch_must_be_asked(const struct hf_switch *sw)
 {
-	return sw->ops.check != NULL;
+	return sw->ops.check || sw->ops.check_parts;
 }
 
 /* The same, but waits a little (about 2 ms at most) for quiet. */

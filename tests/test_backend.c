@@ -336,7 +336,8 @@ static struct own {
 	unsigned flags;
 	_Atomic unsigned opens, closes, secures, unsecures, checks, wrong_ids;
 	_Atomic int answer, check_answer;
-	uint64_t ids;
+	unsigned parts; /* of the ids that are given */
+	unsigned asked; /* of the last check */
 	int fail_open;
 } own;
 
@@ -358,7 +359,7 @@ static int own_secure(void *proxy, uint64_t start, uint64_t end, unsigned access
 {
 	if (proxy != &own)
 		return hf_set_error(-EBADF, "not the proxy that was opened");
-	*id = start ^ 0x1234;
+	*id = (start ^ 0x1200) | own.parts;
 	if (own.answer)
 		return hf_set_error(own.answer, "the proxy was told to answer %d", own.answer);
 	atomic_fetch_add(&own.secures, 1);
@@ -368,7 +369,7 @@ static int own_secure(void *proxy, uint64_t start, uint64_t end, unsigned access
 static void own_unsecure(void *proxy, uint64_t start, uint64_t end, uint64_t id)
 {
 	atomic_fetch_add(&own.unsecures, 1);
-	if (id != (start ^ 0x1234))
+	if ((id & ~0xffull) != (start ^ 0x1200))
 		atomic_fetch_add(&own.wrong_ids, 1);
 }
 
@@ -376,6 +377,12 @@ static int own_check(void *proxy)
 {
 	atomic_fetch_add(&own.checks, 1);
 	return own.check_answer;
+}
+
+static int own_check_parts(void *proxy, unsigned parts)
+{
+	own.asked = parts;
+	return own_check(proxy);
 }
 
 static const struct hf_proxy_ops own_ops = {
@@ -757,6 +764,59 @@ static void close_while_it_tells(void **state)
 	close_own(sw, p);
 }
 
+/* ------------------------------------------------------------------ ... and by parts */
+
+static unsigned touch_by(struct hf_provider *p, unsigned part, unsigned first)
+{
+	own.parts = 1u << part;
+	return check_touch(p, at(first), page, HF_READ);
+}
+
+/* What is on its way in one part holds up what is watched by it, and nothing else. */
+static void told_by_parts(void **state)
+{
+	struct hf_proxy_ops ops = own_ops;
+	struct hf_switch *sw;
+	struct hf_provider *p;
+	unsigned hit = HF_REGION_HIT | HF_REGION_CACHED;
+
+	ops.caps |= HF_CAP_PARTS;
+	ops.check_parts = own_check_parts;
+	sw = open_own(&ops, NULL);
+	p = check_sim(sw, NULL, NULL);
+	assert_ptr_equal(hf_sink_part(own.sink, 0), own.sink);
+	assert_null(hf_sink_part(own.sink, HF_SINK_PARTS));
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		assert_int_equal(touch_by(p, i, i), HF_REGION_CACHED);
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++) {
+		struct hf_sink *part = hf_sink_part(own.sink, i);
+
+		hf_changes_begin(part);
+		for (unsigned k = 0; k < HF_SINK_PARTS; k++) {
+			if (k == i)
+				continue;
+			assert_int_equal(touch_by(p, k, k), hit);
+			assert_int_equal(own.asked, 1u << k);
+		}
+		assert_int_equal(touch_by(p, i, i), 0); /* no moment without a change: it goes round the cache */
+		hf_changed(part, (uintptr_t)at(i), (uintptr_t)at(i + 1));
+		while (hf_changes_end(part) == -EAGAIN)
+			sched_yield();
+		assert_int_equal(touch_by(p, i, i), HF_REGION_CACHED);
+	}
+	close_own(sw, p);
+}
+
+/* A table that knows of no parts has one. */
+static void no_parts(void **state)
+{
+	struct hf_switch *sw = open_own(&own_ops, NULL);
+
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		assert_ptr_equal(hf_sink_part(own.sink, i), own.sink);
+	close_own(sw, NULL);
+}
+
 /* ------------------------------------------------------------------ a proxy over a proxy */
 
 static struct over {
@@ -784,7 +844,14 @@ static int over_check(void *proxy)
 	return over.under->check ? over.under->check(proxy) : 0;
 }
 
-static void proxy_over(const char *name)
+static int over_check_parts(void *proxy, unsigned parts)
+{
+	over.checks++;
+	return over.under->check_parts(proxy, parts);
+}
+
+/* `parts`: pass them on, or be of a time when there were none. */
+static void proxy_over(const char *name, bool parts)
 {
 	struct hf_proxy_ops ops = *hf_proxy_find(name);
 	struct hf_switch *sw = NULL;
@@ -798,6 +865,12 @@ static void proxy_over(const char *name)
 	ops.secure = over_secure;
 	ops.unsecure = over_unsecure;
 	ops.check = over_check;
+	if (ops.check_parts)
+		ops.check_parts = over_check_parts;
+	if (!parts) {
+		ops.caps &= ~HF_CAP_PARTS;
+		ops.size = offsetof(struct hf_proxy_ops, check_parts);
+	}
 	if (hf_switch_open_proxy(&ops, NULL, NULL, &sw)) {
 		print_message("%s: %s\n", name, hf_error());
 		skip();
@@ -827,12 +900,17 @@ static void proxy_over(const char *name)
 
 static void proxy_over_manual(void **state)
 {
-	proxy_over("manual");
+	proxy_over("manual", true);
 }
 
 static void proxy_over_uffd(void **state)
 {
-	proxy_over("uffd");
+	proxy_over("uffd", true);
+}
+
+static void earlier_proxy_over_uffd(void **state)
+{
+	proxy_over("uffd", false);
 }
 
 /* ------------------------------------------------------------------ helpers for back ends */
@@ -936,7 +1014,9 @@ int main(void)
 		cmocka_unit_test(busy_index), cmocka_unit_test(two_providers),
 		cmocka_unit_test(sixty_four_providers), cmocka_unit_test(told_by_its_own_thread),
 		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(proxy_over_manual),
-		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(find_by_name), cmocka_unit_test(set_error),
+		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(earlier_proxy_over_uffd),
+		cmocka_unit_test(told_by_parts), cmocka_unit_test(no_parts),
+		cmocka_unit_test(find_by_name), cmocka_unit_test(set_error),
 		cmocka_unit_test(range_check), cmocka_unit_test(close_on_fork),
 	};
 

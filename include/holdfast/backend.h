@@ -87,6 +87,8 @@ void *hf_provider_nic(struct hf_provider *p);
 
 /* ------------------------------------------------------------------ proxy */
 
+#define HF_SINK_PARTS 8 /* see below: the sink */
+
 struct hf_sink; /* where a proxy tells what it sees: the switch's ear */
 
 /* What secure() says about a range. */
@@ -113,8 +115,12 @@ struct hf_proxy_ops {
 	 * Begin to watch [start, end) (whole pages), before anything is pinned (I3). `access` is
 	 * what the mapping must allow. Any thread; may block and allocate; no lock of the library is
 	 * held. *id is handed back to unsecure(). Returns enum hf_watch or -errno: -EFAULT not wholly
-	 * mapped, -EACCES fewer rights; a proxy that needn't look may leave both to the NIC. On HF_UNWATCHED hf_set_error() has the reason, and unsecure() is
-	 * not called.
+	 * mapped, -EACCES fewer rights. A proxy that knows without a look that it watches the range may leave
+	 * the rights to the NIC and the cache, which see them, too. On HF_UNWATCHED hf_set_error() has the reason, and
+	 * unsecure() is not called.
+	 *
+	 * With HF_CAP_PARTS the low 8 bits of *id say by which parts of the sink changes of the range are told.
+	 * None counts as all.
 	 */
 	int (*secure)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
 	/* Never fails. Must not block on the thread that calls the sink. */
@@ -129,10 +135,13 @@ struct hf_proxy_ops {
 
 	/* optional, with HF_CAP_DENY (from a later version on). */
 	int (*deny)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
+
+	/* optional, with HF_CAP_PARTS: check() for the changes that are told by one of `parts` (bit i: part i). */
+	int (*check_parts)(void *proxy, unsigned parts);
 };
 
 /*
- * The sink. One thread at a time per switch. begin: a change may have been taken note of by the kernel from
+ * The sink. One thread at a time per part. begin: a change may have been taken note of by the kernel from
  * here on; the word is odd. changed: everything that intersects [start, end) goes; it never blocks: 0, or
  * -EAGAIN when a provider's index was busy, then the range is kept, and hf_changes_end() answers -EAGAIN until a
  * further call got it through; read what else has come meanwhile (hazard 28). end: the word is even again.
@@ -142,6 +151,14 @@ int hf_changed(struct hf_sink *sink, uint64_t start, uint64_t end);
 int hf_changes_end(struct hf_sink *sink);
 /* The word: even at rest, odd while changes are being told. */
 uint64_t hf_changes_word(const struct hf_sink *sink);
+
+/*
+ * A sink has HF_SINK_PARTS parts, each a sink of its own, so that what is told by one does not disturb the hits in
+ * memory that another one watches. Part 0 is the sink that open() was given; NULL past the last. Without HF_CAP_PARTS in
+ * the table all parts are that one: so a table that was made over another proxy's, and knows of no parts, is still
+ * exact.
+ */
+struct hf_sink *hf_sink_part(struct hf_sink *sink, unsigned i);
 
 /* Open a switch on a proxy of one's own. */
 int hf_switch_open_proxy(const struct hf_proxy_ops *ops, void *config, const char *options,

@@ -280,6 +280,7 @@ struct hf_probe {
 #define HF_CAP_EXACT 2u /* ... and can answer exactly */
 #define HF_CAP_DENY  4u /* ... and can refuse them */
 #define HF_CAP_DATA  8u /* a NIC with a data path */
+#define HF_CAP_PARTS 16u /* a proxy that tells changes by parts (backend.h) */
 
 /* The i-th proxy or NIC, strongest first; -ENOENT past the last. Opens it for a moment to find out. */
 int hf_proxy_probe(unsigned i, struct hf_probe *out);

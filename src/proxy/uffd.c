@@ -22,6 +22,15 @@
  *
  * The word is read after the count: the count falls only after the read, and the word was odd before it.
  *
+ * Parts. All that is per descriptor: the count, the events, the word. So there are up to HF_SINK_PARTS descriptors,
+ * and a storm of unmaps in memory of one does not disturb the hits in memory of another. A mapping is armed in one
+ * of them, and the kernel refuses (EBUSY) to arm it in a second one. It leaves its descriptor only by an unmap or a
+ * move, which that descriptor tells; moved, it stays in it. An entry's parts are those in which its mappings were
+ * armed when it was registered. So whatever changes under the entry makes the count of one of *its* parts rise,
+ * or the word odd, before it has an effect, and it is told by that part: the drawing holds for each part by itself.
+ * What is armed at that address later, in whichever part, is no matter of this entry, which is dead by then or
+ * about to be told. So it is free to choose where a mapping is armed first, and the choice is for speed only.
+ *
  * MADV_DONTNEED, _FREE and _REMOVE are told *before* the pages go, and nothing tells that they are gone:
  * quarantine.h.
  *
@@ -47,6 +56,7 @@
 
 #include "../maps.h"
 #include "../os.h"
+#include "armed.h"
 #include "proxy.h"
 #include "quarantine.h"
 
@@ -65,13 +75,24 @@
 #define FEATURES (EVENTS | UFFD_FEATURE_PAGEFAULT_FLAG_WP)
 #define BATCH 16
 
-struct uffd {
-	int fd;
-	int stop_fd;
-	unsigned flags;
+/* One descriptor, and the part of the sink to which its events are told. */
+struct context {
+	_Atomic int fd;      /* -1: not made yet; it is made once and stays until the close */
 	struct hf_sink *sink;
+	bool blind;          /* the event thread's own, as is the next */
+	bool telling;        /* an index was busy: there is more to be told */
+};
+
+struct uffd {
+	struct context context[HF_SINK_PARTS]; /* the first is made by the open */
+	unsigned parts;      /* 1 when the switch's table, a wrapper's, knows no parts */
+	int wake_fd;
+	_Atomic bool stop;
+	unsigned flags;
+	pthread_mutex_t making; /* of contexts; the event thread never takes it */
 	struct os_thread thread;
 	struct quarantine quarantine;
+	struct armed armed;
 	struct uffd_msg batch[BATCH];
 };
 
@@ -152,81 +173,167 @@ static int open_fd(int *fd)
  * the quarantine's clock ticks after the read, or a call that the madvise's own thread made before it
  * would count as proof that it is over. (The model's QUARANTINE_LATE and TICK_EARLY.)
  */
-static void take_one(struct uffd *u, const struct uffd_msg *m)
+static void take_one(struct uffd *u, unsigned part, const struct uffd_msg *m)
 {
+	struct hf_sink *sink = u->context[part].sink;
 	uint64_t start = m->arg.remove.start;
 	uint64_t end = m->arg.remove.end;
 
 	switch (m->event) {
 	case UFFD_EVENT_REMOVE:
 		quarantine_add(&u->quarantine, start, end);
-		hf_changed(u->sink, start, end);
 		break;
 	case UFFD_EVENT_UNMAP:
-		hf_changed(u->sink, start, end);
+		armed_left(&u->armed, part, start, end);
 		break;
 	case UFFD_EVENT_REMAP:
-		hf_changed(u->sink, m->arg.remap.from, m->arg.remap.from + m->arg.remap.len);
-		hf_changed(u->sink, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len);
+		start = m->arg.remap.from;
+		end = start + m->arg.remap.len;
+		armed_left(&u->armed, part, start, end);
+		hf_changed(sink, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len);
 		break;
 	default: /* an event that wasn't asked for: be safe */
-		hf_changed(u->sink, 0, UINT64_MAX);
+		start = 0;
+		end = UINT64_MAX;
+		armed_left(&u->armed, part, start, end);
 	}
+	hf_changed(sink, start, end);
 }
 
-static void take_batch(struct uffd *u)
+static void take_batch(struct uffd *u, unsigned part)
 {
-	ssize_t n = read(u->fd, u->batch, sizeof(u->batch));
+	ssize_t n = read(u->context[part].fd, u->batch, sizeof(u->batch));
 
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(u->batch[0]); i++)
-		take_one(u, &u->batch[i]);
+		take_one(u, part, &u->batch[i]);
+}
+
+/* True: an index is busy, its holder may be a signal handler's thread that waits for us: go on reading all. */
+static bool serve(struct uffd *u, unsigned part, short revents)
+{
+	struct context *c = &u->context[part];
+
+	if (!revents && !c->telling)
+		return false;
+	hf_changes_begin(c->sink);
+	if (revents & (POLLNVAL | POLLERR)) {
+		/* The program closed what isn't its own. Blind from here on: the word stays odd. */
+		c->blind = true;
+		c->telling = false;
+		return false;
+	}
+	take_batch(u, part);
+	c->telling = hf_changes_end(c->sink) == -EAGAIN;
+	return c->telling;
+}
+
+/* A new context is to be polled, or the end. False: the program closed what isn't its own. */
+static bool woken(struct uffd *u)
+{
+	uint64_t n;
+
+	return read(u->wake_fd, &n, sizeof(n)) == sizeof(n);
+}
+
+/*
+ * Which contexts have something to say: their revents. No more are polled than there are, for poll(2) refuses more
+ * than RLIMIT_NOFILE. Where the program has lowered that so far, all are read in turn. False: the end.
+ */
+static bool wait_for_events(struct uffd *u, bool telling, short revents[HF_SINK_PARTS])
+{
+	struct pollfd fds[HF_SINK_PARTS + 1] = { { .fd = u->wake_fd, .events = POLLIN } };
+	unsigned part[HF_SINK_PARTS + 1];
+	nfds_t n = 1;
+	int rc;
+
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++) {
+		revents[i] = 0;
+		if (u->context[i].fd < 0 || u->context[i].blind)
+			continue;
+		fds[n] = (struct pollfd){ .fd = u->context[i].fd, .events = POLLIN };
+		part[n++] = i;
+	}
+	rc = poll(fds, n, telling ? 0 : -1);
+	if (rc < 0)
+		os_sleep_us(100);
+	for (nfds_t i = 1; i < n; i++)
+		revents[part[i]] = rc < 0 ? POLLIN : fds[i].revents;
+	return !atomic_load(&u->stop) && (rc < 0 || !fds[0].revents || woken(u));
 }
 
 static void *event_loop(void *p)
 {
 	struct uffd *u = p;
-	struct pollfd fds[2] = { { .fd = u->fd, .events = POLLIN },
-				 { .fd = u->stop_fd, .events = POLLIN } };
+	short revents[HF_SINK_PARTS];
+	bool telling = false;
 
-	for (;;) {
-		if (poll(fds, 2, -1) < 0)
-			continue;
-		if (fds[1].revents)
-			break;
-		hf_changes_begin(u->sink);
-		if (fds[0].revents & (POLLNVAL | POLLERR)) {
-			/* The program closed what isn't its own. Blind from here on: the word stays odd. */
-			fds[0].fd = -1;
-			continue;
-		}
-		take_batch(u);
-		/* An index is busy: its holder may be a signal handler's thread that waits for us. */
-		while (hf_changes_end(u->sink) == -EAGAIN) {
-			take_batch(u);
+	while (wait_for_events(u, telling, revents)) {
+		telling = false;
+		for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+			telling |= serve(u, i, revents[i]);
+		if (telling)
 			sched_yield();
-		}
 	}
 	/* Closed by the reader itself: who waits for an event is let go, and all mappings are disarmed. */
-	close(u->fd);
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		if (u->context[i].fd >= 0)
+			close(u->context[i].fd);
 	return NULL;
+}
+
+static void wake(struct uffd *u)
+{
+	uint64_t one = 1;
+
+	if (write(u->wake_fd, &one, sizeof(one)) < 0)
+		abort(); /* an eventfd of our own: somebody closed descriptors that aren't theirs */
+}
+
+/* ------------------------------------------------------------------ contexts */
+
+static int make_context(struct uffd *u, unsigned part)
+{
+	int fd = -1;
+	int rc = open_fd(&fd);
+
+	if (!rc && (rc = hf_close_on_fork(fd)))
+		close(fd);
+	if (!rc)
+		atomic_store(&u->context[part].fd, fd);
+	return rc;
+}
+
+/* There is one, or it could be made. The event thread has to poll it from now on. */
+static bool have_context(struct uffd *u, unsigned part)
+{
+	if (u->context[part].fd >= 0)
+		return true;
+	pthread_mutex_lock(&u->making);
+	if (u->context[part].fd < 0 && make_context(u, part) == 0)
+		wake(u);
+	pthread_mutex_unlock(&u->making);
+	return u->context[part].fd >= 0;
 }
 
 static void uffd_free(struct uffd *u)
 {
-	if (u->stop_fd >= 0)
-		close(u->stop_fd);
+	if (u->wake_fd >= 0)
+		close(u->wake_fd);
+	armed_destroy(&u->armed);
+	pthread_mutex_destroy(&u->making);
 	os_pool_unmap(u, sizeof(*u));
 }
 
 static int start(struct uffd *u)
 {
-	int rc = hf_close_on_fork(u->fd);
+	int rc = make_context(u, 0);
 
-	if (!rc)
-		rc = os_thread_start(&u->thread, "hf-uffd", event_loop, u);
+	if (rc)
+		return rc;
+	rc = os_thread_start(&u->thread, "hf-uffd", event_loop, u);
 	if (rc) {
-		hf_close_on_fork_done(u->fd);
-		close(u->fd);
+		hf_close_on_fork_done(u->context[0].fd);
+		close(u->context[0].fd);
 		return hf_set_error(rc, "can't start the event thread: %s", strerror(-rc));
 	}
 	return 0;
@@ -239,13 +346,16 @@ static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **
 
 	if (!u)
 		return hf_set_error(-ENOMEM, "no memory for the proxy");
-	u->sink = sink;
 	u->flags = flags;
-	u->stop_fd = os_eventfd();
-	rc = u->stop_fd < 0 ? hf_set_error(u->stop_fd, "eventfd: %s", strerror(-u->stop_fd)) :
-			      open_fd(&u->fd);
-	if (!rc)
-		rc = start(u);
+	u->parts = hf_sink_part(sink, 1) == sink ? 1 : HF_SINK_PARTS;
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++) {
+		atomic_store(&u->context[i].fd, -1);
+		u->context[i].sink = hf_sink_part(sink, i);
+	}
+	pthread_mutex_init(&u->making, NULL);
+	armed_init(&u->armed);
+	u->wake_fd = os_eventfd();
+	rc = u->wake_fd < 0 ? hf_set_error(u->wake_fd, "eventfd: %s", strerror(-u->wake_fd)) : start(u);
 	if (rc) {
 		uffd_free(u);
 		return rc;
@@ -257,11 +367,12 @@ static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **
 static void uffd_close(void *proxy)
 {
 	struct uffd *u = proxy;
-	uint64_t one = 1;
 
-	hf_close_on_fork_done(u->fd);
-	if (write(u->stop_fd, &one, sizeof(one)) < 0)
-		abort(); /* an eventfd of our own: somebody closed descriptors that aren't theirs */
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		if (u->context[i].fd >= 0)
+			hf_close_on_fork_done(u->context[i].fd);
+	atomic_store(&u->stop, true);
+	wake(u);
 	os_thread_join(&u->thread);
 	uffd_free(u);
 }
@@ -270,9 +381,10 @@ static void uffd_close(void *proxy)
 
 struct look {
 	struct uffd *u;
+	uint64_t start;  /* of what was asked for */
 	unsigned access;
-	bool arm;
-	bool again; /* a mapping changed under our hands */
+	unsigned parts;  /* in which something was armed */
+	bool again;      /* a mapping changed under our hands */
 };
 
 static int unwatched(const struct vma *v, const char *why)
@@ -297,49 +409,150 @@ static int classify(const struct look *l, const struct vma *v)
 	return HF_WATCHED;
 }
 
-static int arm(struct look *l, const struct vma *v)
+/*
+ * Where to arm what isn't armed yet. Memory that comes and goes meets in part 0, with its storms of unmaps. The rest is
+ * spread, by blocks of 64 MiB: neighbours in one part are merged by the kernel, so that many small mappings do not use
+ * up vm.max_map_count.
+ */
+static unsigned choose_part(struct uffd *u, const struct vma *v)
+{
+	if (u->parts == 1 || armed_lately_left(&u->armed, v->start, v->end))
+		return 0;
+	return 1 + (unsigned)(((v->start >> 26) * 0x9e3779b97f4a7c15ull >> 32) % (HF_SINK_PARTS - 1));
+}
+
+/* 0, or the errno. EBUSY: it is armed in another one. */
+static int arm_in(struct uffd *u, unsigned part, const struct vma *v)
 {
 	struct uffdio_register r = { .range = { v->start, v->end - v->start },
 				     .mode = UFFDIO_REGISTER_MODE_WP };
 
-	if (!FAULT("UFFDIO_REGISTER") && ioctl(l->u->fd, UFFDIO_REGISTER, &r) == 0)
+	return !FAULT("UFFDIO_REGISTER") && ioctl(u->context[part].fd, UFFDIO_REGISTER, &r) == 0 ? 0 : errno;
+}
+
+/* Where it is armed, in *part; *since is from before. */
+static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *since)
+{
+	struct uffd *u = l->u;
+	unsigned first = choose_part(u, v);
+	int err = EBUSY;
+
+	if (!have_context(u, first))
+		first = 0;
+	for (unsigned i = 0; i < HF_SINK_PARTS && err == EBUSY; i++) {
+		*part = (first + i) % HF_SINK_PARTS;
+		if (u->context[*part].fd < 0)
+			continue;
+		*since = armed_since(&u->armed, *part);
+		err = arm_in(u, *part, v);
+	}
+	if (!err)
 		return HF_WATCHED;
-	if (errno == EBUSY)
+	if (err == EBUSY)
 		return unwatched(v, "another userfaultfd of the program watches it");
-	if (errno == ENOMEM)
+	if (err == ENOMEM)
 		return unwatched(v, "no memory, or at vm.max_map_count");
 	l->again = true;
 	return unwatched(v, "the kernel refuses userfaultfd on it");
 }
 
-static int each_vma(const struct vma *v, void *arg)
+static bool quiet(const struct context *c)
 {
-	struct look *l = arg;
-	int rc = classify(l, v);
+	struct uffdio_zeropage never = { .range = { 1, 1 } };
 
-	return rc == HF_WATCHED && l->arm ? arm(l, v) : rc;
+	/* The count was > 0: EAGAIN. Anything but EINVAL is nothing to build on. */
+	return c->fd < 0 || (ioctl(c->fd, UFFDIO_ZEROPAGE, &never) < 0 && errno == EINVAL);
+}
+
+/* One moment in which all that this part has seen is told: it is waited for, about 2 ms at most. */
+static bool settled(const struct context *c)
+{
+	for (int i = 0; i < 100; i++) {
+		if (quiet(c)) {
+			atomic_thread_fence(memory_order_acquire);
+			if (!(hf_changes_word(c->sink) & 1))
+				return true;
+		}
+		if (i < 50)
+			sched_yield();
+		else
+			os_sleep_us(40);
+	}
+	return false;
 }
 
 /*
- * Look, arm, and look again: what was there at the first look may have been replaced before it was armed.
- * What is replaced after the arming is told, and the caller's placeholder is marked.
+ * The ioctl arms what is mapped at that moment, and skips a hole, which may be filled again unseen. So look again:
+ * one mapping covers all that was to be armed. That one is armed, for if nothing has left the part since, what was
+ * armed there is still in it. From here on every change of it is told, and marks the caller's placeholder.
  */
+static int confirm(struct look *l, const struct vma *v, unsigned part, uint64_t since)
+{
+	struct uffd *u = l->u;
+	struct vma now;
+	int rc = maps_next(v->start > l->start ? v->start : l->start, &now);
+
+	l->parts |= 1u << part;
+	if (!settled(&u->context[part]))
+		return unwatched(v, "mappings keep changing");
+	l->again = rc || now.start > v->start || now.end < v->end ||
+		   !armed_still(&u->armed, part, since, v->start, v->end);
+	if (l->again)
+		return unwatched(v, "it keeps changing");
+	rc = classify(l, &now);
+	if (rc == HF_WATCHED && !v->file) /* a private memfd is shared memory to UFFDIO_CONTINUE */
+		armed_remember(&u->armed, part, since, v->start, v->end);
+	return rc;
+}
+
+static int each_vma(const struct vma *v, void *arg)
+{
+	struct look *l = arg;
+	uint64_t since = 0;
+	unsigned part = 0;
+	int rc = classify(l, v);
+
+	if (rc == HF_WATCHED)
+		rc = arm(l, v, &part, &since);
+	return rc == HF_WATCHED ? confirm(l, v, part, since) : rc;
+}
+
+static int look_and_arm(struct look *l, uint64_t end)
+{
+	int rc = HF_UNWATCHED;
+
+	for (int i = 0; i < 4; i++) {
+		l->again = false;
+		rc = maps_walk(l->start, end, each_vma, l);
+		if (!l->again)
+			break;
+	}
+	return rc;
+}
+
+/*
+ * The part in which it is remembered to be armed (armed.h): the caller's placeholder is where it will be told. Or -1.
+ * SHM_REMAP takes a mapping away with no event, so the kernel is asked, too: UFFDIO_CONTINUE is for shared memory only,
+ * and answers EINVAL for anonymous memory. Before that, ENOENT where no single mapping that has a userfaultfd covers
+ * the range, and EAGAIN while a change is in flight. What became read-only meanwhile is still armed: the rights are
+ * the NIC's to see, and the cache's.
+ */
+static int remembered(struct uffd *u, uint64_t start_, uint64_t end)
+{
+	int part = armed_find(&u->armed, start_, end);
+	struct uffdio_continue none = { .range = { start_, end - start_ } };
+
+	return part >= 0 && ioctl(u->context[part].fd, UFFDIO_CONTINUE, &none) < 0 && errno == EINVAL ? part : -1;
+}
+
 static int uffd_secure(void *proxy, uint64_t start_, uint64_t end, unsigned access, uint64_t *id)
 {
 	struct uffd *u = proxy;
-	struct look l = { u, access, true, false };
-	int rc = HF_UNWATCHED;
+	struct look l = { .u = u, .start = start_, .access = access };
+	int part = remembered(u, start_, end);
+	int rc = part < 0 ? look_and_arm(&l, end) : HF_WATCHED;
 
-	*id = 0;
-	for (int i = 0; i < 4; i++) {
-		l.again = false;
-		rc = maps_walk(start_, end, each_vma, &l);
-		if (!l.again)
-			break;
-	}
-	l.arm = false;
-	if (rc == HF_WATCHED)
-		rc = maps_walk(start_, end, each_vma, &l);
+	*id = part < 0 ? l.parts : 1u << part;
 	if (rc == HF_WATCHED && quarantine_covers(&u->quarantine, start_, end, u->thread.tid))
 		return hf_set_error(HF_UNWATCHED, "a part of it is being emptied (madvise) by another thread");
 	return rc;
@@ -349,23 +562,30 @@ static void uffd_unsecure(void *proxy, uint64_t start_, uint64_t end, uint64_t i
 {
 }
 
-static int uffd_check(void *proxy)
+static int uffd_check_parts(void *proxy, unsigned parts)
 {
 	struct uffd *u = proxy;
-	struct uffdio_zeropage never = { .range = { 1, 1 } };
 
-	/* The count was > 0: EAGAIN. Anything but EINVAL is nothing to build on. */
-	return ioctl(u->fd, UFFDIO_ZEROPAGE, &never) < 0 && errno == EINVAL ? 0 : -EAGAIN;
+	for (; parts; parts &= parts - 1)
+		if (!quiet(&u->context[__builtin_ctz(parts)]))
+			return -EAGAIN;
+	return 0;
+}
+
+static int uffd_check(void *proxy)
+{
+	return uffd_check_parts(proxy, (1u << HF_SINK_PARTS) - 1);
 }
 
 const struct hf_proxy_ops hf_proxy_uffd = {
 	.size = sizeof(struct hf_proxy_ops),
 	.abi = HF_BACKEND_ABI,
-	.caps = HF_CAP_WATCH | HF_CAP_EXACT,
+	.caps = HF_CAP_WATCH | HF_CAP_EXACT | HF_CAP_PARTS,
 	.name = "uffd",
 	.open = uffd_open,
 	.close = uffd_close,
 	.secure = uffd_secure,
 	.unsecure = uffd_unsecure,
 	.check = uffd_check,
+	.check_parts = uffd_check_parts,
 };
