@@ -47,7 +47,7 @@ static unsigned wrong(const struct hints *h, uint64_t start, uint32_t id)
 
 static void nothing_without_a_table(void **state)
 {
-	struct hints h = { 0 };
+	struct hints h = { .count = 0 };
 
 	hints_note(&h, PAGE, 1);
 	assert_false(finds(&h, PAGE, 1));
@@ -58,7 +58,7 @@ static void nothing_without_a_table(void **state)
 
 static void noted_and_dropped(void **state)
 {
-	struct hints h = { 0 };
+	struct hints h = { .count = 0 };
 
 	grow(&h);
 	for (uint32_t i = 0; i < 40; i++)
@@ -75,7 +75,7 @@ static void noted_and_dropped(void **state)
 /* Several that begin at one page, and one noted twice: as often as it was noted it would have to be dropped. */
 static void same_page(void **state)
 {
-	struct hints h = { 0 };
+	struct hints h = { .count = 0 };
 
 	grow(&h);
 	for (uint32_t i = 0; i < 5; i++) {
@@ -95,7 +95,7 @@ static void few_are_lost(void **state)
 	static const uint64_t strides[] = { 1, 16, 17, 32, 512, 513 };
 
 	for (size_t s = 0; s < sizeof(strides) / sizeof(strides[0]); s++) {
-		struct hints h = { 0 };
+		struct hints h = { .count = 0 };
 		uint32_t lost = 0, more = 0, n;
 
 		for (int i = 0; i < 7; i++)
@@ -116,7 +116,7 @@ static void few_are_lost(void **state)
 
 static void larger_begins_empty(void **state)
 {
-	struct hints h = { 0 };
+	struct hints h = { .count = 0 };
 	uint64_t before;
 
 	grow(&h);
