@@ -120,12 +120,9 @@ static struct secured *lookup(struct secured_list *l, uint64_t id)
 static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
 {
 	struct range r = s->range;
-	/* The proxy may know that it watches a range without a look at it. */
-	int rc = hf_range_check(r.start, r.end, access);
+	int rc = sw->ops.secure(sw->proxy, r.start, r.end, access, &s->watch_id);
 	bool changed;
 
-	if (!rc)
-		rc = sw->ops.secure(sw->proxy, r.start, r.end, access, &s->watch_id);
 	if (rc == HF_UNWATCHED)
 		return -EOPNOTSUPP; /* the proxy has said why */
 	if (rc < 0)
