@@ -84,7 +84,6 @@ struct lookup {
 	uint64_t start, end; /* the pages */
 	uint64_t gate;       /* before anything was looked at */
 	uint64_t edition;    /* of the index, before it was looked at; none: UINT64_MAX */
-	bool locked;         /* the cache's lock is held */
 	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
 };
 
@@ -209,14 +208,16 @@ static inline void cache_new_edition(struct hf_cache *c)
 /* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */
 void cache_turn_gate(struct hf_cache *c);
 
-/* hit.c: a hold of an entry that covers the pages with the access, or NULL. No lock, no allocation. */
+/* hit.c: what this thread remembers, when a look at the gate was not enough; then what hints and the index know. */
+bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
+bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
+/* hit.c: a hold of an entry that covers the pages with the access, or NULL; and let go of it. No lock, no allocation. */
 struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l);
 void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h);
-/* hit.c: what this thread remembers, when a look at the gate was not enough. */
-bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
+/* hit.c: the region of a hold. */
+void cache_answer(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out);
 /* hit.c: the next request like this one will be found without the index. The caller holds e. */
-void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e,
-		    const struct hf_region *region);
+void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e);
 /* hit.c: what a held region is of. */
 struct entry *region_entry(const struct hf_region *r);
 void cache_count_hits(struct thread_record *t, int counter, uint64_t n);

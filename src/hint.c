@@ -54,89 +54,6 @@ void hints_destroy(struct hints *h)
 	*h = (struct hints){ .count = 0 };
 }
 
-/* ------------------------------------------------------------------ places */
-
-#define EACH_BYTE 0x0101010101010101ull
-#define LOW_BITS  0x7f7f7f7f7f7f7f7full
-#define HIGH_BITS 0x8080808080808080ull
-
-static const uint64_t used[2] = { HIGH_BITS, HIGH_BITS >> 32 }; /* 8 and 4 places */
-
-static uint64_t hash_of(uint64_t start)
-{
-	uint64_t x = (start >> 12) * 0x9e3779b97f4a7c15ull;
-
-	return (x ^ (x >> 32)) * 0xd6e8feb86659fd93ull;
-}
-
-/* Never 0, which is a free place. */
-static unsigned tag_of(uint64_t hash)
-{
-	return (unsigned)(hash >> 56) | 1;
-}
-
-/* The high bit of each byte that is `byte`. */
-static uint64_t equal(uint64_t bytes, unsigned byte)
-{
-	uint64_t x = bytes ^ EACH_BYTE * byte;
-
-	return ~(((x & LOW_BITS) + LOW_BITS) | x | LOW_BITS);
-}
-
-static uint64_t with_tag(const struct hint_bucket *b, int half, unsigned tag)
-{
-	return equal(atomic_load_explicit(&b->tags[half], memory_order_relaxed), tag) & used[half];
-}
-
-static struct hint_bucket *neighbour(const struct hint_bucket *b)
-{
-	return (struct hint_bucket *)((uintptr_t)b ^ sizeof(*b));
-}
-
-static int place_of(uint64_t high_bit, int half)
-{
-	return 8 * half + __builtin_ctzll(high_bit) / 8;
-}
-
-static void look(struct hint_search *s, const struct hint_bucket *b)
-{
-	s->bucket = b;
-	s->left[0] = with_tag(b, 0, s->tag);
-	s->left[1] = with_tag(b, 1, s->tag);
-}
-
-void hints_search(const struct hints *h, uint64_t start, struct hint_search *s)
-{
-	const struct hint_table *t = atomic_load_explicit(&h->table, memory_order_acquire);
-	uint64_t hash = hash_of(start);
-
-	*s = (struct hint_search){ .last = true };
-	if (!t)
-		return;
-	s->last = false;
-	s->tag = tag_of(hash);
-	look(s, &t->bucket[hash & t->mask]);
-}
-
-uint32_t hints_next(struct hint_search *s)
-{
-	for (;;) {
-		for (int half = 0; half < 2; half++) {
-			uint64_t left = s->left[half];
-
-			if (left) {
-				s->left[half] = left & (left - 1);
-				return atomic_load_explicit(&s->bucket->id[place_of(left, half)],
-							    memory_order_relaxed);
-			}
-		}
-		if (s->last)
-			return HINT_NONE;
-		s->last = true;
-		look(s, neighbour(s->bucket));
-	}
-}
-
 /* ------------------------------------------------------------------ the writer */
 
 static void set_tag(struct hint_bucket *b, int place, unsigned tag)
@@ -157,10 +74,10 @@ static void put(struct hint_bucket *b, int place, unsigned tag, uint32_t id)
 static bool put_free(struct hint_bucket *b, unsigned tag, uint32_t id)
 {
 	for (int half = 0; half < 2; half++) {
-		uint64_t free = with_tag(b, half, 0);
+		uint64_t free = hint_with_tag(b, half, 0);
 
 		if (free) {
-			put(b, place_of(free, half), tag, id);
+			put(b, hint_place_of(free, half), tag, id);
 			return true;
 		}
 	}
@@ -188,11 +105,11 @@ static bool is_noted(const struct hints *h, uint64_t start, uint32_t id)
 
 void hints_note(struct hints *h, uint64_t start, uint32_t id)
 {
-	uint64_t hash = hash_of(start);
+	uint64_t hash = hint_hash_of(start);
 	struct hint_bucket *b = bucket_of(h, hash);
-	unsigned tag = tag_of(hash);
+	unsigned tag = hint_tag_of(hash);
 
-	if (!b || is_noted(h, start, id) || put_free(b, tag, id) || put_free(neighbour(b), tag, id))
+	if (!b || is_noted(h, start, id) || put_free(b, tag, id) || put_free(hint_neighbour(b), tag, id))
 		return;
 	put(b, (int)((hash >> 48 & 0xff) % HINT_PLACES), tag, id);
 }
@@ -200,8 +117,8 @@ void hints_note(struct hints *h, uint64_t start, uint32_t id)
 static bool drop_from(struct hint_bucket *b, unsigned tag, uint32_t id)
 {
 	for (int half = 0; half < 2; half++) {
-		for (uint64_t left = with_tag(b, half, tag); left; left &= left - 1) {
-			int place = place_of(left, half);
+		for (uint64_t left = hint_with_tag(b, half, tag); left; left &= left - 1) {
+			int place = hint_place_of(left, half);
 
 			if (atomic_load_explicit(&b->id[place], memory_order_relaxed) == id) {
 				set_tag(b, place, 0);
@@ -214,10 +131,10 @@ static bool drop_from(struct hint_bucket *b, unsigned tag, uint32_t id)
 
 void hints_drop(struct hints *h, uint64_t start, uint32_t id)
 {
-	uint64_t hash = hash_of(start);
+	uint64_t hash = hint_hash_of(start);
 	struct hint_bucket *b = bucket_of(h, hash);
-	unsigned tag = tag_of(hash);
+	unsigned tag = hint_tag_of(hash);
 
 	if (b && !drop_from(b, tag, id))
-		drop_from(neighbour(b), tag, id);
+		drop_from(hint_neighbour(b), tag, id);
 }

@@ -65,8 +65,85 @@ struct hint_search {
 	bool last;        /* the neighbour was looked at, too */
 };
 
-void hints_search(const struct hints *h, uint64_t start, struct hint_search *s);
-/* The next candidate, or HINT_NONE. */
-uint32_t hints_next(struct hint_search *s);
+/* ------------------------------------------------------------------ where */
+
+#define HINT_EACH_BYTE 0x0101010101010101ull
+#define HINT_LOW_BITS  0x7f7f7f7f7f7f7f7full
+#define HINT_HIGH_BITS 0x8080808080808080ull
+
+static inline uint64_t hint_hash_of(uint64_t start)
+{
+	uint64_t x = (start >> 12) * 0x9e3779b97f4a7c15ull;
+
+	return (x ^ (x >> 32)) * 0xd6e8feb86659fd93ull;
+}
+
+/* Never 0, which is a free place. */
+static inline unsigned hint_tag_of(uint64_t hash)
+{
+	return (unsigned)(hash >> 56) | 1;
+}
+
+/* The high bit of each byte that is `byte`. */
+static inline uint64_t hint_equal(uint64_t bytes, unsigned byte)
+{
+	uint64_t x = bytes ^ HINT_EACH_BYTE * byte;
+
+	return ~(((x & HINT_LOW_BITS) + HINT_LOW_BITS) | x | HINT_LOW_BITS);
+}
+
+static inline uint64_t hint_with_tag(const struct hint_bucket *b, int half, unsigned tag)
+{
+	return hint_equal(atomic_load_explicit(&b->tags[half], memory_order_relaxed), tag) & (half ? HINT_HIGH_BITS >> 32 : HINT_HIGH_BITS);
+}
+
+static inline struct hint_bucket *hint_neighbour(const struct hint_bucket *b)
+{
+	return (struct hint_bucket *)((uintptr_t)b ^ sizeof(*b));
+}
+
+static inline int hint_place_of(uint64_t high_bit, int half)
+{
+	return 8 * half + __builtin_ctzll(high_bit) / 8;
+}
+
+static inline void hint_look(struct hint_search *s, const struct hint_bucket *b)
+{
+	s->bucket = b;
+	s->left[0] = hint_with_tag(b, 0, s->tag);
+	s->left[1] = hint_with_tag(b, 1, s->tag);
+}
+
+static inline void hints_search(const struct hints *h, uint64_t start, struct hint_search *s)
+{
+	const struct hint_table *t = atomic_load_explicit(&h->table, memory_order_acquire);
+	uint64_t hash = hint_hash_of(start);
+
+	*s = (struct hint_search){ .last = true };
+	if (!t)
+		return;
+	s->last = false;
+	s->tag = hint_tag_of(hash);
+	hint_look(s, &t->bucket[hash & t->mask]);
+}
+
+static inline uint32_t hints_next(struct hint_search *s)
+{
+	for (;;) {
+		for (int half = 0; half < 2; half++) {
+			uint64_t left = s->left[half];
+
+			if (left) {
+				s->left[half] = left & (left - 1);
+				return atomic_load_explicit(&s->bucket->id[hint_place_of(left, half)],
+							    memory_order_relaxed);
+			}
+		}
+		if (s->last)
+			return HINT_NONE;
+		s->last = true;
+		hint_look(s, hint_neighbour(s->bucket));
+	}
+}
 
 #endif

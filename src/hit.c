@@ -242,9 +242,24 @@ static void forget(struct thread_record *t, struct recent *r)
 	atomic_store_explicit(&r->gets, 0, memory_order_release);
 }
 
-/* The caller holds e: the next request like this one finds it without the index. */
-void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e,
-		    const struct hf_region *region)
+/* What is known of a held entry. `word` is what it was before it was looked at. */
+static void fill(struct recent *r, const struct hf_cache *c, const struct lookup *l, const struct entry *e,
+		 uint64_t word)
+{
+	r->asked = l->access;
+	r->addr = entry_start(e);
+	r->length = entry_bytes(e);
+	r->lkey = e->lkey;
+	r->rkey = e->rkey;
+	r->access = entry_access(e);
+	r->flags = HF_REGION_CACHED | HF_REGION_HIT;
+	r->word = word;
+	r->counter = (uint32_t)c->counter;
+	atomic_store_explicit(&r->cache, c->number, memory_order_relaxed);
+}
+
+/* The caller holds e otherwise: the next request like this one finds it without the index. */
+void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e)
 {
 	struct recent *r = recent_of(t, c, l->addr, l->access);
 	uint64_t word = word_of(e);
@@ -253,21 +268,98 @@ void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lo
 	if (recent_held(r) || (word & ENTRY_DEAD))
 		return;
 	forget(t, r);
-	r->asked = l->access;
-	memcpy(&r->addr, region, offsetof(struct hf_region, provider));
-	r->flags |= HF_REGION_HIT;
-	r->word = word;
-	r->counter = (uint32_t)c->counter;
+	fill(r, c, l, e, word);
 	atomic_store_explicit(&r->entry, e, memory_order_release);
-	atomic_store_explicit(&r->cache, c->number, memory_order_relaxed);
 }
 
-/* ------------------------------------------------------------------ by the index */
+/* ------------------------------------------------------------------ by a hint or the index */
 
-static bool serves(const struct entry *e, const struct lookup *l)
+/* It is live, covers the request, and a change of it would have been seen. True again behind a hold: it stands. */
+static inline bool serves(const struct entry *e, uint64_t word, const struct lookup *l)
 {
-	return entry_start(e) <= l->start && entry_end(e) >= l->end &&
-	       (entry_access(e) & l->access) == l->access;
+	return (word & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && entry_start(e) <= l->start &&
+	       entry_end(e) >= l->end && (entry_access(e) & l->access) == l->access;
+}
+
+static bool is_candidate(struct hf_cache *c, const struct entry *e, struct lookup *l)
+{
+	if (!e || !serves(e, word_of(e), l))
+		return false;
+	l->edition = UINT64_MAX; /* there is one, even if it is of no use now */
+	return quiet(c, l, entry_parts(e));
+}
+
+static inline bool stands(const struct entry *e, uint64_t word, const struct lookup *l)
+{
+	return serves(e, word, l) && !(entry_parts(e) & ~l->quiet);
+}
+
+/* What a lookup goes through: what hints name, then what the indexes do. */
+struct candidates {
+	struct hint_search hints;
+	unsigned access; /* of the next index */
+	bool by_index;   /* the last one */
+};
+
+static void candidates_begin(struct candidates *it, const struct hf_cache *c, const struct lookup *l)
+{
+	hints_search(&c->hints, l->start, &it->hints);
+	it->access = HF_READWRITE;
+	it->by_index = false;
+}
+
+/* The next that is one, or NULL. */
+static struct entry *candidate(struct candidates *it, struct hf_cache *c, struct lookup *l)
+{
+	struct entry *e;
+	uint32_t id;
+
+	while ((id = hints_next(&it->hints)) != HINT_NONE) {
+		e = entry_at(c, id);
+		if (is_candidate(c, e, l))
+			return e;
+	}
+	while (it->access) {
+		unsigned access = it->access;
+
+		it->access = access == l->access ? 0 : l->access;
+		e = entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end));
+		it->by_index = true;
+		if (is_candidate(c, e, l))
+			return e;
+	}
+	return NULL;
+}
+
+/* What begins there gets its hint back: a larger table begins empty, and full buckets lose some. */
+static void note_again(struct hf_cache *c, const struct lookup *l, const struct entry *e)
+{
+	if (entry_start(e) != l->start || pthread_mutex_trylock(&c->lock) != 0)
+		return;
+	if (!(word_of(e) & ENTRY_DEAD))
+		hints_note(&c->hints, l->start, e->id);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* The place in the thread's record becomes e's, with one hold. */
+static bool take_place(struct hf_cache *c, struct thread_record *t, struct recent *r, const struct lookup *l,
+		       struct entry *e)
+{
+	uint64_t word;
+
+	forget(t, r);
+	atomic_store_explicit(&r->entry, e, memory_order_release);
+	add_get(r, 1);
+	hold_fence();
+	word = word_of(e);
+	if (!stands(e, word, l)) {
+		take_back(c, r);
+		return false;
+	}
+	fill(r, c, l, e, word);
+	used(c, e, l->gate);
+	r->gate = to_note(c, e, l->gate);
+	return true;
 }
 
 /* Let go, and wake who waits for it. Also of an entry that was never used. */
@@ -282,20 +374,15 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
 	release(c, t, h, atomic_load_explicit(&h->entry, memory_order_relaxed));
 }
 
-/* A hold of what a hint or the index has named, if it stands. */
-static struct hold *try(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct entry *e)
+/* A hold to itself. */
+static struct hold *take_hold(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e)
 {
-	struct hold *h;
+	struct hold *h = hold_take(&t->holds, t);
 
-	if (!e || !serves(e, l))
-		return NULL;
-	l->edition = UINT64_MAX; /* there is one, even if it is of no use now */
-	h = quiet(c, l, entry_parts(e)) ? hold_take(&t->holds, t) : NULL;
 	if (!h)
 		return NULL;
 	hold_set(h, e);
-	if ((word_of(e) & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && serves(e, l) &&
-	    !(entry_parts(e) & ~l->quiet)) {
+	if (stands(e, word_of(e), l)) {
 		used(c, e, l->gate);
 		return h;
 	}
@@ -303,47 +390,60 @@ static struct hold *try(struct hf_cache *c, struct thread_record *t, struct look
 	return NULL;
 }
 
-static struct hold *find_by_hint(struct hf_cache *c, struct thread_record *t, struct lookup *l)
-{
-	struct hint_search s;
-	struct hold *h = NULL;
-	uint32_t id;
-
-	hints_search(&c->hints, l->start, &s);
-	while (!h && (id = hints_next(&s)) != HINT_NONE)
-		h = try(c, t, l, entry_at(c, id));
-	return h;
-}
-
-static struct hold *find_in(struct hf_cache *c, struct thread_record *t, struct lookup *l, unsigned access)
-{
-	return try(c, t, l, entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end)));
-}
-
-/* What begins there gets its hint back: a larger table begins empty, and full buckets lose some. */
-static void note_again(struct hf_cache *c, const struct lookup *l, const struct hold *h)
-{
-	const struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
-
-	if (entry_start(e) != l->start || l->locked || pthread_mutex_trylock(&c->lock) != 0)
-		return;
-	if (!(word_of(e) & ENTRY_DEAD))
-		hints_note(&c->hints, l->start, e->id);
-	pthread_mutex_unlock(&c->lock);
-}
-
 struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l)
 {
-	struct hold *h = find_by_hint(c, t, l);
+	struct candidates it;
+	struct hold *h = NULL;
+	struct entry *e;
 
-	if (h)
-		return h;
-	h = find_in(c, t, l, HF_READWRITE);
-	if (!h && l->access != HF_READWRITE)
-		h = find_in(c, t, l, l->access);
-	if (h)
-		note_again(c, l, h);
+	candidates_begin(&it, c, l);
+	while (!h && (e = candidate(&it, c, l)))
+		h = take_hold(c, t, l, e);
 	return h;
+}
+
+void cache_answer(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out)
+{
+	struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
+	bool single = word_of(e) & ENTRY_SINGLE;
+
+	*out = (struct hf_region){
+		.addr = entry_start(e),
+		.length = entry_bytes(e),
+		.lkey = e->lkey,
+		.rkey = e->rkey,
+		.access = entry_access(e),
+		.flags = (hit ? HF_REGION_HIT : 0) | (single ? 0 : HF_REGION_CACHED),
+		.provider = p,
+		.entry = h,
+	};
+}
+
+/* In the place where the next request like this one will look, unless that is held for another entry. */
+bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+{
+	struct hf_cache *c = &p->cache;
+	struct recent *r = recent_of(t, c, l->addr, l->access);
+	bool placed = !recent_held(r);
+	struct candidates it;
+	struct hold *h = NULL;
+	struct entry *e;
+
+	candidates_begin(&it, c, l);
+	do {
+		e = candidate(&it, c, l);
+	} while (e && !(placed ? take_place(c, t, r, l, e) : (h = take_hold(c, t, l, e)) != NULL));
+	if (!e)
+		return false;
+	if (placed) {
+		answer(p, r, out);
+	} else {
+		cache_count_hits(t, c->counter, 1);
+		cache_answer(p, h, true, out);
+	}
+	if (it.by_index)
+		note_again(c, l, e);
+	return true;
 }
 
 /* ------------------------------------------------------------------ put */

@@ -66,6 +66,11 @@ static inline slot_word *child_end(struct node *n, unsigned i)
 	return &n->word[2 * INNER_SLOTS + i];
 }
 
+static inline uint64_t end_of_child(const struct node *n, unsigned i)
+{
+	return get(&n->word[2 * INNER_SLOTS + i]);
+}
+
 static inline uint64_t leaf_end(const struct index *ix, const struct node *n, unsigned i)
 {
 	return get(&n->word[i]) + (get(&n->word[LEAF_SLOTS + i]) >> 32) * ix->nodes->page;
@@ -73,7 +78,7 @@ static inline uint64_t leaf_end(const struct index *ix, const struct node *n, un
 
 static uint64_t end_of(const struct index *ix, const struct node *n, unsigned i)
 {
-	return level_of(n) ? get(&n->word[2 * INNER_SLOTS + i]) : leaf_end(ix, n, i);
+	return level_of(n) ? end_of_child(n, i) : leaf_end(ix, n, i);
 }
 
 static uint64_t max_end(const struct index *ix, const struct node *n)
@@ -488,7 +493,7 @@ static uint32_t last_that_reaches(const struct index *ix, uint32_t ref, unsigned
 		do {
 			if (!i--)
 				return INDEX_NONE;
-		} while (get(&n->word[2 * INNER_SLOTS + i]) < end);
+		} while (end_of_child(n, i) < end);
 		ref = child_of(n, i);
 	}
 }
@@ -506,7 +511,7 @@ static uint32_t go_back(const struct index *ix, const struct reader_step *way, u
 		const struct node *n = way[l].node;
 
 		for (unsigned i = way[l].slot; i--;)
-			if (get(&n->word[2 * INNER_SLOTS + i]) >= end)
+			if (end_of_child(n, i) >= end)
 				return last_that_reaches(ix, child_of(n, i), l - 1, end);
 	}
 	return INDEX_NONE;
@@ -527,7 +532,7 @@ uint32_t index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
 		if (!i--)
 			return INDEX_NONE;
 		way[l] = (struct reader_step){ n, i };
-		if (get(&n->word[2 * INNER_SLOTS + i]) < end)
+		if (end_of_child(n, i) < end)
 			return go_back(ix, way, l, top, end);
 		n = enter(ix, child_of(n, i), l - 1);
 		if (!n)
@@ -555,9 +560,15 @@ static bool matches(const struct query *q, uint64_t start, uint64_t end)
 	return q->inside ? start >= q->start && end <= q->end : start < q->end && end > q->start;
 }
 
+/* Inside: what begins before q->start is of no use. */
+static unsigned first_slot(const struct node *n, const struct query *q)
+{
+	return q->inside && q->start ? count_starts(n, q->start - 1) : 0;
+}
+
 static void visit_leaf(const struct index *ix, const struct node *n, struct query *q)
 {
-	for (unsigned i = 0; i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++) {
+	for (unsigned i = first_slot(n, q); i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++) {
 		uint32_t id = (uint32_t)rest_of(n, i);
 
 		if (!matches(q, start_of(n, i), leaf_end(ix, n, i)))
@@ -572,19 +583,16 @@ static void visit_leaf(const struct index *ix, const struct node *n, struct quer
 static void visit(const struct index *ix, uint32_t ref, struct query *q)
 {
 	const struct node *n = node_at(ix, ref);
+	unsigned i;
 
 	if (!level_of(n)) {
 		visit_leaf(ix, n, q);
 		return;
 	}
-	for (unsigned i = 0; i < count_of(n) && q->n < q->max; i++) {
-		if (start_of(n, i) >= q->end)
-			break;
-		/* Inside: what begins before q->start is of no use. */
-		if (end_of(ix, n, i) > q->start &&
-		    !(q->inside && i + 1 < count_of(n) && start_of(n, i + 1) < q->start))
+	i = first_slot(n, q);
+	for (i -= i > 0; i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++)
+		if (end_of_child(n, i) > q->start)
 			visit(ix, child_of(n, i), q);
-	}
 }
 
 static unsigned find(const struct index *ix, struct query *q)

@@ -445,7 +445,6 @@ static struct hold *find_made(struct hf_cache *c, struct thread_record *t, struc
 		return NULL;
 	l->edition = edition;
 	any.quiet = PARTS_ALL;
-	any.locked = true;
 	return cache_find(c, t, &any);
 }
 

@@ -17,7 +17,7 @@ int hf_provider_enter(struct hf_provider *p)
 
 /* ------------------------------------------------------------------ get, beside the fast path */
 
-static int check_request(struct lookup *l, struct hf_region *out)
+static int check_request(struct lookup *l, const struct hf_region *out)
 {
 	struct range r;
 	int rc;
@@ -32,38 +32,20 @@ static int check_request(struct lookup *l, struct hf_region *out)
 	return rc;
 }
 
-static void fill_region(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out)
-{
-	struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
-	bool single = atomic_load_explicit(&e->word, memory_order_relaxed) & ENTRY_SINGLE;
-
-	*out = (struct hf_region){
-		.addr = entry_start(e),
-		.length = entry_bytes(e),
-		.lkey = e->lkey,
-		.rkey = e->rkey,
-		.access = entry_access(e),
-		.flags = (hit ? HF_REGION_HIT : 0) | (single ? 0 : HF_REGION_CACHED),
-		.provider = p,
-		.entry = h,
-	};
-}
-
-/* By the index, or made. */
-static int find_or_miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+static int miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
 {
 	struct hf_cache *c = &p->cache;
-	struct hold *h = c->caching ? cache_find(c, t, l) : NULL;
-	bool hit = h != NULL;
-	int rc = h ? 0 : cache_miss(c, t, l, &h, &hit);
+	struct hold *h;
+	bool hit;
+	int rc = cache_miss(c, t, l, &h, &hit);
 
 	if (rc)
 		return rc;
 	if (hit)
 		cache_count_hits(t, c->counter, 1);
-	fill_region(p, h, hit, out);
+	cache_answer(p, h, hit, out);
 	if (out->flags & HF_REGION_CACHED)
-		cache_remember(c, t, l, region_entry(out), out);
+		cache_remember(c, t, l, region_entry(out));
 	return 0;
 }
 
@@ -85,7 +67,9 @@ int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned a
 	if (!t)
 		return hf_set_error(-ENOMEM, "no memory for this thread's record, or over 65 536 threads");
 	thread_seen(t);
-	return cache_find_again(p, t, &l, out) ? 0 : find_or_miss(p, t, &l, out);
+	if (p->cache.caching && (cache_find_again(p, t, &l, out) || cache_find_new(p, t, &l, out)))
+		return 0;
+	return miss(p, t, &l, out);
 }
 
 int hf_sync(struct hf_provider *p)
