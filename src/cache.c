@@ -67,7 +67,7 @@ static uint64_t sum_hits(struct hf_cache *c)
 		sum += atomic_load_explicit(&t->hits[c->counter], memory_order_relaxed);
 		for (int k = 0; k < RECENTS; k++)
 			if (atomic_load_explicit(&t->recent[k].cache, memory_order_relaxed) == c->number)
-				sum += atomic_load_explicit(&t->recent[k].gets, memory_order_relaxed);
+				sum += recent_hits(&t->recent[k]);
 	}
 	return sum;
 }
@@ -78,13 +78,14 @@ static uint64_t sum_hits(struct hf_cache *c)
  * Two may turn it at the same time; either number is new. What is noted is read from `gate`: a number gets there
  * last, so that no late store brings one back that somebody has noted since:
  *
- *   telling thread                 getter                  who kills
- *   --------------------------     -------------------     ------------------------------
+ *   a miss (lock held)         getter                   event thread
+ *   -----------------------    ---------------------    -----------------------------------------
  *   9: gate = 9
- *                                  notes 9
- *                                                          e: DEAD; 10: both gates = 10
- *   checked_gate = 9 (too late)
- *                                  hit: 9 is the gate      <-- so: checked_gate first
+ *                              notes 9
+ *                                                       odd; 10: both gates = 10
+ *                                                       reads: the munmap returns; index is busy
+ *   checked_gate = 9
+ *                              9 is the gate: a hit     <-- stale; so: checked_gate first
  */
 void cache_turn_gate(struct hf_cache *c)
 {
@@ -109,6 +110,8 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	c->nic = nic;
 	c->sw = sw;
 	c->options = *options;
+	c->page = os_page_size();
+	c->fenced = atomic_load(&hold_mode) == HOLD_FENCED;
 	c->caching = options->cache && sw->ops.secure;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->reap_lock, NULL);

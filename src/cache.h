@@ -84,6 +84,7 @@ struct lookup {
 	uint64_t start, end; /* the pages */
 	uint64_t gate;       /* before anything was looked at */
 	uint64_t edition;    /* of the index, before it was looked at; none: UINT64_MAX */
+	bool unchecked;      /* hf_get_unchecked() */
 	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
 };
 
@@ -99,7 +100,9 @@ struct hf_cache {
 	void *nic;
 	struct hf_switch *sw;
 	struct options options;
+	uint64_t page;           /* bytes */
 	bool caching;            /* false: every registration is single */
+	bool fenced;             /* readers fence themselves: hold.h; nothing is noted under the gate */
 	uint64_t number;         /* of all caches ever opened in this process: what `struct recent` knows it by */
 	int counter;             /* index of its hits in the threads' records */
 
@@ -208,8 +211,7 @@ static inline void cache_new_edition(struct hf_cache *c)
 /* A new gate, of all caches the only one. After what has changed. Any thread; no lock. */
 void cache_turn_gate(struct hf_cache *c);
 
-/* hit.c: what this thread remembers, when a look at the gate was not enough; then what hints and the index know. */
-bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
+/* hit.c: in the place where the next request like this one will look, unless that is held for another entry. */
 bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
 /* hit.c: a hold of an entry that covers the pages with the access, or NULL; and let go of it. No lock, no allocation. */
 struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct lookup *l);

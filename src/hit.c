@@ -118,12 +118,16 @@ static void take_back(struct hf_cache *c, struct recent *r)
 	wake_if_dead(c, atomic_load_explicit(&r->entry, memory_order_relaxed));
 }
 
-/* The gate turned while it was being held. A tail call, as provider_get() is: a hit saves no registers. */
+/* When a look at the gate is not enough; further down. Tail calls: a hit saves no registers. */
+static int get_slowly(struct hf_provider *p, const void *addr, size_t len, unsigned access, struct hf_region *out,
+		      unsigned quiet);
+
+/* The gate turned while it was being held. */
 static __attribute__((noinline)) int get_after_turn(struct hf_provider *p, const void *addr, size_t len,
 						    unsigned access, struct hf_region *out, unsigned quiet)
 {
 	take_back(&p->cache, recent_of(thread_self, &p->cache, (uintptr_t)addr, access));
-	return provider_get(p, addr, len, access, out, quiet);
+	return get_slowly(p, addr, len, access, out, quiet);
 }
 
 /* The whole of a hit, as long as the gate doesn't turn. */
@@ -137,7 +141,7 @@ static inline __attribute__((always_inline)) int get(struct hf_provider *p, cons
 	/* Once before, so that it is this cache's; once behind the hold, so that the hold stands. */
 	if (unlikely(!p || !out || seen != atomic_load_explicit(gate, memory_order_relaxed) ||
 		     !covers(r, (uintptr_t)addr, len, access)))
-		return provider_get(p, addr, len, access, out, quiet);
+		return get_slowly(p, addr, len, access, out, quiet);
 	add_get(r, 1);
 	atomic_signal_fence(memory_order_seq_cst); /* the light half of the fence: hold.h */
 	if (unlikely(seen != atomic_load_explicit(gate, memory_order_acquire)))
@@ -160,7 +164,7 @@ int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsign
 
 /* ------------------------------------------------------------------ when the gate has turned, or a proxy is asked */
 
-static void used(struct hf_cache *c, struct entry *e, uint64_t gate)
+static inline void used(struct entry *e, uint64_t gate)
 {
 	uint32_t now = (uint32_t)gate;
 
@@ -173,17 +177,14 @@ static void used(struct hf_cache *c, struct entry *e, uint64_t gate)
  * what a checked one must not. Not while more is kept than the limits allow, when each put has to look. And never
  * where readers fence themselves.
  */
-static uint64_t to_note(const struct hf_cache *c, const struct entry *e, uint64_t gate)
+static inline uint64_t to_note(const struct hf_cache *c, const struct lookup *l, const struct entry *e)
 {
-	bool rest = switch_is_at_rest(c->sw, entry_parts(e)) &&
-		    !atomic_load_explicit(&c->over, memory_order_relaxed) &&
-		    atomic_load_explicit(&hold_mode, memory_order_relaxed) != HOLD_FENCED;
-
-	return rest ? gate : 0;
+	return c->fenced || atomic_load_explicit(&c->over, memory_order_relaxed) ||
+	       (l->unchecked && !switch_is_at_rest(c->sw, entry_parts(e))) ? 0 : l->gate;
 }
 
 /* No change of these parts is in flight, as this get has asked already or asks now. */
-static bool quiet(const struct hf_cache *c, struct lookup *l, unsigned parts)
+static inline bool quiet(const struct hf_cache *c, struct lookup *l, unsigned parts)
 {
 	if ((l->quiet & parts) == parts)
 		return true;
@@ -193,10 +194,9 @@ static bool quiet(const struct hf_cache *c, struct lookup *l, unsigned parts)
 	return true;
 }
 
-bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+static inline bool find_again(struct hf_provider *p, struct recent *r, struct lookup *l, struct hf_region *out)
 {
 	struct hf_cache *c = &p->cache;
-	struct recent *r = recent_of(t, c, l->addr, l->access);
 	struct entry *e;
 
 	if (atomic_load_explicit(&r->cache, memory_order_relaxed) != c->number ||
@@ -211,8 +211,8 @@ bool cache_find_again(struct hf_provider *p, struct thread_record *t, struct loo
 		take_back(c, r);
 		return false;
 	}
-	used(c, e, l->gate);
-	r->gate = to_note(c, e, l->gate);
+	used(e, l->gate);
+	r->gate = to_note(c, l, e);
 	answer(p, r, out);
 	return true;
 }
@@ -224,26 +224,24 @@ void cache_count_hits(struct thread_record *t, int counter, uint64_t n)
 	atomic_store_explicit(hits, atomic_load_explicit(hits, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
-/*
- * Nobody holds it: what was counted here goes to the cache, if that is still open. The entry goes first: who counts
- * holds meanwhile must not take the half of the numbers for a hold of one that is dead, and wait for its put.
- */
-static void forget(struct thread_record *t, struct recent *r)
+/* Nobody holds it, and something else will be remembered here: the hits go to the cache, if that is still open. */
+static inline void forget(struct thread_record *t, struct recent *r)
 {
 	uint64_t cache = atomic_load_explicit(&r->cache, memory_order_relaxed);
+	uint64_t hits = recent_hits(r);
 
-	if (cache && cache_has_counter(cache, r->counter))
-		cache_count_hits(t, (int)r->counter, atomic_load_explicit(&r->gets, memory_order_relaxed));
 	r->gate = 0;
-	atomic_store_explicit(&r->entry, NULL, memory_order_release);
 	atomic_store_explicit(&r->cache, 0, memory_order_relaxed);
-	atomic_store_explicit(&r->puts, 0, memory_order_release);
-	atomic_store_explicit(&r->returned, 0, memory_order_release);
-	atomic_store_explicit(&r->gets, 0, memory_order_release);
+	if (!hits)
+		return;
+	if (cache && cache_has_counter(cache, r->counter))
+		cache_count_hits(t, (int)r->counter, hits);
+	atomic_store_explicit(&r->counted, atomic_load_explicit(&r->gets, memory_order_relaxed),
+			      memory_order_relaxed);
 }
 
 /* What is known of a held entry. `word` is what it was before it was looked at. */
-static void fill(struct recent *r, const struct hf_cache *c, const struct lookup *l, const struct entry *e,
+static inline void fill(struct recent *r, const struct hf_cache *c, const struct lookup *l, const struct entry *e,
 		 uint64_t word)
 {
 	r->asked = l->access;
@@ -274,24 +272,22 @@ void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lo
 
 /* ------------------------------------------------------------------ by a hint or the index */
 
-/* It is live, covers the request, and a change of it would have been seen. True again behind a hold: it stands. */
+/* It is live and covers the request. */
 static inline bool serves(const struct entry *e, uint64_t word, const struct lookup *l)
 {
 	return (word & (ENTRY_LIVE | ENTRY_DEAD)) == ENTRY_LIVE && entry_start(e) <= l->start &&
 	       entry_end(e) >= l->end && (entry_access(e) & l->access) == l->access;
 }
 
-static bool is_candidate(struct hf_cache *c, const struct entry *e, struct lookup *l)
+/* ... and no change of it is in flight. *word: what it must still be behind a hold, which then stands. */
+static inline bool is_candidate(struct hf_cache *c, const struct entry *e, struct lookup *l, uint64_t *word)
 {
-	if (!e || !serves(e, word_of(e), l))
+	*word = e ? word_of(e) : 0;
+	if (!e || !serves(e, *word, l))
 		return false;
 	l->edition = UINT64_MAX; /* there is one, even if it is of no use now */
+	/* What was read of it was of this life only if the word is still the same. */
 	return quiet(c, l, entry_parts(e));
-}
-
-static inline bool stands(const struct entry *e, uint64_t word, const struct lookup *l)
-{
-	return serves(e, word, l) && !(entry_parts(e) & ~l->quiet);
 }
 
 /* What a lookup goes through: what hints name, then what the indexes do. */
@@ -301,7 +297,7 @@ struct candidates {
 	bool by_index;   /* the last one */
 };
 
-static void candidates_begin(struct candidates *it, const struct hf_cache *c, const struct lookup *l)
+static inline void candidates_begin(struct candidates *it, const struct hf_cache *c, const struct lookup *l)
 {
 	hints_search(&c->hints, l->start, &it->hints);
 	it->access = HF_READWRITE;
@@ -309,23 +305,23 @@ static void candidates_begin(struct candidates *it, const struct hf_cache *c, co
 }
 
 /* The next that is one, or NULL. */
-static struct entry *candidate(struct candidates *it, struct hf_cache *c, struct lookup *l)
+static inline struct entry *candidate(struct candidates *it, struct hf_cache *c, struct lookup *l, uint64_t *word)
 {
 	struct entry *e;
 	uint32_t id;
 
 	while ((id = hints_next(&it->hints)) != HINT_NONE) {
 		e = entry_at(c, id);
-		if (is_candidate(c, e, l))
+		if (is_candidate(c, e, l, word))
 			return e;
 	}
+	it->by_index = true;
 	while (it->access) {
 		unsigned access = it->access;
 
 		it->access = access == l->access ? 0 : l->access;
 		e = entry_at(c, index_find_cover(&c->index[access - 1], l->start, l->end));
-		it->by_index = true;
-		if (is_candidate(c, e, l))
+		if (is_candidate(c, e, l, word))
 			return e;
 	}
 	return NULL;
@@ -342,23 +338,20 @@ static void note_again(struct hf_cache *c, const struct lookup *l, const struct 
 }
 
 /* The place in the thread's record becomes e's, with one hold. */
-static bool take_place(struct hf_cache *c, struct thread_record *t, struct recent *r, const struct lookup *l,
-		       struct entry *e)
+static inline bool take_place(struct hf_cache *c, struct thread_record *t, struct recent *r, const struct lookup *l,
+			      struct entry *e, uint64_t word)
 {
-	uint64_t word;
-
 	forget(t, r);
 	atomic_store_explicit(&r->entry, e, memory_order_release);
 	add_get(r, 1);
 	hold_fence();
-	word = word_of(e);
-	if (!stands(e, word, l)) {
+	if (unlikely(word_of(e) != word)) {
 		take_back(c, r);
 		return false;
 	}
 	fill(r, c, l, e, word);
-	used(c, e, l->gate);
-	r->gate = to_note(c, e, l->gate);
+	used(e, l->gate);
+	r->gate = to_note(c, l, e);
 	return true;
 }
 
@@ -375,15 +368,16 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h)
 }
 
 /* A hold to itself. */
-static struct hold *take_hold(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e)
+static struct hold *take_hold(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e,
+			      uint64_t word)
 {
 	struct hold *h = hold_take(&t->holds, t);
 
 	if (!h)
 		return NULL;
 	hold_set(h, e);
-	if (stands(e, word_of(e), l)) {
-		used(c, e, l->gate);
+	if (word_of(e) == word) {
+		used(e, l->gate);
 		return h;
 	}
 	release(c, t, h, e);
@@ -395,10 +389,11 @@ struct hold *cache_find(struct hf_cache *c, struct thread_record *t, struct look
 	struct candidates it;
 	struct hold *h = NULL;
 	struct entry *e;
+	uint64_t word;
 
 	candidates_begin(&it, c, l);
-	while (!h && (e = candidate(&it, c, l)))
-		h = take_hold(c, t, l, e);
+	while (!h && (e = candidate(&it, c, l, &word)))
+		h = take_hold(c, t, l, e, word);
 	return h;
 }
 
@@ -419,23 +414,23 @@ void cache_answer(struct hf_provider *p, struct hold *h, bool hit, struct hf_reg
 	};
 }
 
-/* In the place where the next request like this one will look, unless that is held for another entry. */
-bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+static inline __attribute__((always_inline)) bool find_new(struct hf_provider *p, struct thread_record *t,
+							   struct recent *r, struct lookup *l, struct hf_region *out)
 {
 	struct hf_cache *c = &p->cache;
-	struct recent *r = recent_of(t, c, l->addr, l->access);
 	bool placed = !recent_held(r);
 	struct candidates it;
 	struct hold *h = NULL;
 	struct entry *e;
+	uint64_t word;
 
 	candidates_begin(&it, c, l);
 	do {
-		e = candidate(&it, c, l);
-	} while (e && !(placed ? take_place(c, t, r, l, e) : (h = take_hold(c, t, l, e)) != NULL));
+		e = candidate(&it, c, l, &word);
+	} while (e && !(placed ? take_place(c, t, r, l, e, word) : (h = take_hold(c, t, l, e, word)) != NULL));
 	if (!e)
 		return false;
-	if (placed) {
+	if (likely(placed)) {
 		answer(p, r, out);
 	} else {
 		cache_count_hits(t, c->counter, 1);
@@ -444,6 +439,42 @@ bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct looku
 	if (it.by_index)
 		note_again(c, l, e);
 	return true;
+}
+
+bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+{
+	return find_new(p, t, recent_of(t, &p->cache, l->addr, l->access), l, out);
+}
+
+/* What the checks of the arguments come to, when there is nothing to say about them. */
+static inline bool is_plain(const struct hf_provider *p, const struct thread_record *t, const struct lookup *l,
+			    const struct hf_region *out)
+{
+	return p && out && p->cache.caching && l->access - 1 < HF_READWRITE && l->len - 1 < (1ull << 47) &&
+	       l->addr < (1ull << 47) && atomic_load_explicit(p->sw->alive, memory_order_relaxed) &&
+	       atomic_load_explicit(&t->tid, memory_order_relaxed);
+}
+
+static __attribute__((noinline)) int get_slowly(struct hf_provider *p, const void *addr, size_t len,
+						unsigned access, struct hf_region *out, unsigned quiet)
+{
+	struct thread_record *t = thread_self;
+	struct lookup l = {
+		.addr = (uintptr_t)addr, .len = len, .access = access, .quiet = quiet, .unchecked = quiet != 0,
+	};
+	struct recent *r;
+
+	if (unlikely(!is_plain(p, t, &l, out)))
+		return provider_get(p, &l, out);
+	thread_seen(t);
+	l.start = l.addr & ~(p->cache.page - 1);
+	l.end = (l.addr + len + p->cache.page - 1) & ~(p->cache.page - 1);
+	l.gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
+	l.edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);
+	r = recent_of(t, &p->cache, l.addr, access);
+	if (find_again(p, r, &l, out) || find_new(p, t, r, &l, out))
+		return 0;
+	return provider_miss(p, t, &l, out);
 }
 
 /* ------------------------------------------------------------------ put */

@@ -123,7 +123,7 @@ static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, 
 	}
 }
 
-/* An entry that was let go while we looked is not held by who has the place now: look again. NULL: it is being let go. */
+/* An entry that was let go while we looked is not held by who has the place now: look again. */
 static void each_recent(struct thread_record *t, void (*fn)(struct entry *e, void *arg), void *arg)
 {
 	for (int i = 0; i < RECENTS; i++) {
@@ -134,8 +134,7 @@ static void each_recent(struct thread_record *t, void (*fn)(struct entry *e, voi
 			e = atomic_load_explicit(&r->entry, memory_order_acquire);
 			if (!recent_is_held(r) || atomic_load_explicit(&r->entry, memory_order_acquire) != e)
 				continue;
-			if (e)
-				fn(e, arg);
+			fn(e, arg);
 			break;
 		}
 	}

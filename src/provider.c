@@ -32,7 +32,7 @@ static int check_request(struct lookup *l, const struct hf_region *out)
 	return rc;
 }
 
-static int miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
+int provider_miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
 {
 	struct hf_cache *c = &p->cache;
 	struct hold *h;
@@ -49,27 +49,22 @@ static int miss(struct hf_provider *p, struct thread_record *t, struct lookup *l
 	return 0;
 }
 
-int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		 struct hf_region *out, unsigned quiet)
+int provider_get(struct hf_provider *p, struct lookup *l, struct hf_region *out)
 {
-	struct lookup l = { .addr = (uintptr_t)addr, .len = len, .access = access, .quiet = quiet };
 	struct thread_record *t;
 	int rc = hf_provider_enter(p);
 
-	if (rc)
-		return rc;
-	l.gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
-	l.edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);
-	rc = check_request(&l, out);
+	if (!rc)
+		rc = check_request(l, out);
 	if (rc)
 		return rc;
 	t = thread_get();
 	if (!t)
 		return hf_set_error(-ENOMEM, "no memory for this thread's record, or over 65 536 threads");
 	thread_seen(t);
-	if (p->cache.caching && (cache_find_again(p, t, &l, out) || cache_find_new(p, t, &l, out)))
-		return 0;
-	return miss(p, t, &l, out);
+	l->gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
+	l->edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);
+	return p->cache.caching && cache_find_new(p, t, l, out) ? 0 : provider_miss(p, t, l, out);
 }
 
 int hf_sync(struct hf_provider *p)

@@ -19,12 +19,10 @@ struct hf_provider {
 	_Atomic unsigned conns;   /* open connections: they keep the provider open */
 };
 
-/*
- * Everything that the fast path leaves out: every check of the arguments, the proxy's answer, and the miss. `quiet`:
- * parts of the sink that needn't be asked.
- */
-int provider_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
-		 struct hf_region *out, unsigned quiet);
+/* What a get does when the request is no hit, or may be none: every check of the arguments, the index, and the miss. */
+int provider_get(struct hf_provider *p, struct lookup *l, struct hf_region *out);
+/* ... the last of these. */
+int provider_miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out);
 int provider_bad_put(struct hf_provider *p, const struct hf_region *r);
 
 /* 0, or -EOWNERDEAD in a forked child, -EINVAL for NULL. Every public call starts with it (I7). */

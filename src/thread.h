@@ -39,7 +39,7 @@
 struct recent {
 	/* The owner's line: all that a hit reads and writes. */
 	uint64_t gate;          /* the cache's gate when the entry was last known to live */
-	_Atomic uint64_t gets;  /* that were hits */
+	_Atomic uint64_t gets;  /* of all that was ever remembered here */
 	_Atomic uint32_t puts;  /* by this thread */
 	uint32_t asked;         /* the access that was asked for */
 	uint64_t addr, length, lkey, rkey; /* as struct hf_region begins */
@@ -50,6 +50,7 @@ struct recent {
 	uint64_t word;          /* the entry's, as long as it lives */
 	uint32_t counter;       /* the cache's */
 	_Atomic uint32_t returned; /* puts by other threads */
+	_Atomic uint64_t counted;  /* gets of what was remembered here before; the cache has them */
 } __attribute__((aligned(128)));
 
 #define RECENTS 64
@@ -84,6 +85,13 @@ static inline struct thread_record *thread_get(void)
 
 /* The i-th record that was ever made; NULL past the last. */
 struct thread_record *thread_at(unsigned i);
+
+/* Hits that the cache's counter in this record hasn't yet. */
+static inline uint64_t recent_hits(const struct recent *r)
+{
+	return atomic_load_explicit(&r->gets, memory_order_relaxed) -
+	       atomic_load_explicit(&r->counted, memory_order_relaxed);
+}
 
 /* How many holds. For the owner, or when the owner can't run. */
 static inline uint32_t recent_held(const struct recent *r)
