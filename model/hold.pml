@@ -1,42 +1,67 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The protocol of the holds (src/hold.h, src/hit.c, src/reaper.c), for Spin, with store buffers.
- * A get and a put write nothing that is shared but the thread's own hold, without a fence; who takes a
+ * The protocol of the holds and the gate (src/hit.c, src/hold.h, src/thread.h, src/reaper.c), for Spin, with store
+ * buffers. A get and a put write nothing that is shared but what is the thread's own, without a fence; who takes a
  * registration away looks at all holds. uffd.pml has holders as an exact counter; this is why it may.
- * run.sh checks I2, that no wake-up is lost, that a hit is of the life that was remembered, and no
- * deadlock; and that each rule is needed.
+ * run.sh checks I2, that no wake-up is lost, that a hit is of the life that was remembered, that no hit is older than
+ * a change that has returned, and no deadlock; and that each rule is needed.
  *
  * The race it is all about. A store goes into the thread's buffer, and to memory some time later; the
  * loads that follow it don't wait:
  *
  *   getter                    its store buffer     event thread           reaper
  *   ----------------------    -----------------    -------------------    ----------------------
- *   hold = e                  hold = e
- *   word of e: LIVE           .
+ *   gate is what was noted
+ *   gets = 1                  gets = 1
+ *   gate is what was noted    .
  *   uses e                    .                    word of e |= DEAD
+ *                             .                    gate turns
  *                             .                    push, wake the reaper
- *                             .                                           any hold == e? no
+ *                             .                                           gets - puts of e: 0
  *                             .                                           >>> deregistered <<<
  *                             to memory
  *
- * membarrier empties the buffers: what a getter stored before it looked at the word, when it saw LIVE, is in
- * memory before the reaper looks (mutation NO_MEMBARRIER). At the put the same, with NULL and DEAD:
+ * membarrier empties the buffers: what a getter stored before it looked at the gate, when that was not turned, is in
+ * memory before the reaper looks (mutation NO_MEMBARRIER). At the put the same:
  *
- *   putter                    its store buffer     reaper
- *   ----------------------    -----------------    ---------------------------------
- *                                                  membarrier
- *   word of e: not DEAD
- *                                                  (word of e |= DEAD, push, wake)
- *                                                  any hold == e? yes: waits to be woken
- *   hold = NULL               hold = NULL          >>> by whom? <<<
+ *   putter                    its store buffer     event thread           reaper
+ *   ----------------------    -----------------    -------------------    ----------------------
+ *   gate is what was noted
+ *                                                  word of e |= DEAD
+ *                                                  gate turns
+ *                                                  push, wake             membarrier
+ *                                                                         gets - puts: 1: waits
+ *   puts = 1                  puts = 1                                    >>> for whom? <<<
  *
- * so the hold is cleared first, and then the word is looked at (WORD_BEFORE_CLEAR).
+ * so the put is counted first, and then the gate is looked at (LOOK_BEFORE_PUT). And a place that gets another entry
+ * is emptied first (KEEP_ENTRY), as its counts go to 0 one after the other:
+ *
+ *   getter, of another entry                  reaper, e is dead
+ *   -------------------------------------     -----------------------------------------
+ *   place: e, gets 1, puts 1: not held
+ *   puts = 0
+ *                                             gets 1, puts 0: e is held: waits
+ *   gets = 0, place: the other one            >>> nobody will put e <<<
+ *
+ * The other race is of the gates (configuration GATES, which is without buffers and reaper). An unchecked get
+ * doesn't ask whether changes are being told, and may find what a checked one must not. So no gate is noted
+ * meanwhile (NOTE_ODD):
+ *
+ *   getter                                    event thread
+ *   -------------------------------------     -----------------------------------------
+ *                                             word odd; gate turns: 8
+ *                                             reads the event: munmap returns
+ *   unchecked get: word of e: LIVE; notes 8
+ *   checked get: the gate is 8
+ *   >>> stale hit <<<                         word of e |= DEAD; gate turns: 9; word even
  *
  * What is abstracted: membarrier waits for a buffer to be empty, which it may become at any time: as
  * if it emptied it, and each thread's at a moment of its own. The event thread, the reaper and who
  * evicts have no buffers: after each store of theirs comes a locked instruction before the next load that
  * matters. Sections under the cache's lock are one step where only one thing in them can be seen without it.
- * A thread has one hold; one that has it out waits until it is back. What is left out: README.md.
+ * A thread has one place (struct recent), where it remembers what it found lately and counts its holds of
+ * that, and one hold beside (struct hold).
+ * What is left out: README.md.
  */
 
 #define NONE 7
@@ -53,32 +78,40 @@
 #define ROUNDS0 2
 #define ROLE1 GETTER
 #define ROUNDS1 1
-#elif defined(REUSE) /* the entry lives again, here or elsewhere, and dies again */
+#define NOTED true
+#elif defined(REUSE) /* the entry lives again, and dies again */
 #define ROLE0 GETTER
 #define ROUNDS0 2
 #define ROLE1 MAKER
 #define ROUNDS1 1
 #define KILLS 2
-#elif defined(PASS) /* another thread puts; the entry dies by either hand */
+#define NOTED true
+#elif defined(PASS) /* another thread puts */
 #define ROLE0 PASSER
-#define ROUNDS0 2
+#define ROUNDS0 3
 #define ROLE1 PUTTER
 #define ROUNDS1 1
-#define EVICTOR
-#elif defined(EVICTION) /* the entry is evicted, and lives again */
+#define NEVER true
+#define TAKEN true
+#elif defined(EVICTION) /* the entry is evicted, and lives again, here or elsewhere */
 #define KILLS 0
+#define ELSEWHERE true
 #define ROLE0 GETTER
 #define ROUNDS0 2
 #define ROLE1 MAKER
 #define ROUNDS1 1
 #define EVICTOR
-#elif defined(TWO) /* two entries, that die one after the other */
+#define NEVER true
+#elif defined(REPLACE) /* two entries, that die one after the other; one place for both; the first hold may be kept */
 #define ENTRIES 2
 #define ROLE0 GETTER
-#define ROUNDS0 1
-#define ROLE1 GETTER
-#define ROUNDS1 1
-#define RANGE1 1
+#define ROUNDS0 2
+#define ROLE1 NOBODY
+#define ROUNDS1 0
+#define ANY_RANGE
+#define KEEPS
+#define BY_LOADS
+#define SPARED(e) true /* or it was of other memory */
 #elif defined(TWO_HANDS) /* two entries, that die by two hands */
 #define ENTRIES 2
 #define ROLE0 GETTER
@@ -86,6 +119,21 @@
 #define ROLE1 NOBODY
 #define ROUNDS1 0
 #define EVICTOR
+#define NOTED true
+#elif defined(CLOSING) /* nothing dies; is it seen that the first hold is kept, while others come and go? */
+#define KILLS 0
+#define ROLE0 PASSER
+#define ROUNDS0 3
+#define ROLE1 PUTTER
+#define ROUNDS1 1
+#define KEEPS
+#define CLOSER
+#define BY_LOADS
+#elif defined(GATES) /* checked gets and unchecked ones, the switch's word, two who turn the gates */
+#define ROLE0 GETTER
+#define ROUNDS0 3
+#define ROLE1 NOBODY
+#define ROUNDS1 0
 #else
 #error "name a configuration: -DRACE, -DREUSE, ... (see run.sh)"
 #endif
@@ -93,34 +141,51 @@
 #ifndef ENTRIES
 #define ENTRIES 1
 #endif
-#ifndef RANGE1
-#define RANGE1 0
-#endif
 #ifndef KILLS
 #define KILLS 1
 #endif
+#ifndef NEVER
+#define NEVER false /* a thread may begin with nothing that was found lately */
+#endif
+#ifndef NOTED
+#define NOTED false /* what was found lately was noted, too */
+#endif
+#ifndef TAKEN
+#define TAKEN false /* the place may be taken by what is not in the model */
+#endif
+#ifndef ELSEWHERE
+#define ELSEWHERE false
+#endif
+#ifndef SPARED
+#define SPARED(e) (!IS_LIVE(e)) /* by a change: what is gone already */
+#endif
+#define THREADS (1 + (ROLE1 != NOBODY))
+#define COUNTS  (1 + (ROLE1 == GETTER)) /* threads that remember anything: the first ones */
 
 /* A probe is a place that must be reachable. Most are shown to be by the mutations. */
 #ifdef PROBE
-#define PASSES(place) assert(PROBE != place)
 #define PASSES_IF(condition, place) assert(!(condition) || PROBE != place)
 #else
-#define PASSES(place) skip
 #define PASSES_IF(condition, place) skip
 #endif
 #define BUFFERED_HOLD 1 /* membarrier meets a hold that stands, and isn't in memory */
-#define OTHER_PUTS    2 /* a thread puts another's hold of a dead registration */
-#define EVICTED_HELD  3 /* the evictor's second census found a holder */
-#define NO_POST       4 /* pushed to a stack that wasn't empty */
+#define OTHER_PUTS    2 /* a thread puts another's count of a dead registration */
+#define NO_POST       3 /* pushed to a stack that wasn't empty */
+#define HIT_NOTED     4 /* a hit by a gate that was noted after one had turned */
+#define BEING_EMPTIED 5 /* the census meets a place that has counts and no entry */
 
 /* ------------------------------------------------------------------ the processors */
 
-/* What the program's threads store to: the hold of each, and two words between a passer and its putter. */
-#define HOLD(thread) (thread)
-#define MAILBOX      2 /* the region that was handed to the putter */
-#define RETURNED     3 /* the hold that came back */
+/* What the program's threads store to: the place and the hold of each; two words between a passer and its putter. */
+#define GETS(thread)     (thread)
+#define PUTS(thread)     (2 + (thread))
+#define RETURNED(thread) (4 + (thread)) /* puts by others */
+#define ENTRY(thread)    (6 + (thread))
+#define HOLD(thread)     (8 + (thread))
+#define MAILBOX          10 /* the region that was handed to the putter */
+#define BACK             11 /* the hold that came back */
 
-byte memory[4] = NONE;
+byte memory[12];
 chan buffer[2] = [3] of { byte, byte }; /* address, value */
 
 bool stop;
@@ -139,7 +204,11 @@ proctype store_buffers()
 }
 
 /* A thread of the program stores. When the buffer is full, it waits. */
+#ifdef GATES
+#define store(address, value) skip
+#else
 #define store(address, value) buffer[me]!address,value
+#endif
 
 /* hold_fence(): for the compiler only; or, where there is no membarrier, a fence */
 #ifdef READERS_FENCE
@@ -148,13 +217,14 @@ proctype store_buffers()
 #define HOLD_FENCE
 #endif
 
+#define IN_MEMORY (memory[HOLD(0)] < NONE || memory[HOLD(1)] < NONE || \
+		   memory[GETS(0)] != memory[PUTS(0)] || memory[GETS(1)] != memory[PUTS(1)])
+
 /* hold_fence_all() */
 inline hold_fence_all()
 {
 #if !defined(NO_MEMBARRIER) && !defined(READERS_FENCE)
-#ifdef PROBE
-	PASSES_IF(len(buffer[0]) > 0 && holders[0] > 0 && memory[HOLD(0)] == NONE, BUFFERED_HOLD);
-#endif
+	PASSES_IF(holders[0] > 0 && !IN_MEMORY, BUFFERED_HOLD);
 	if
 	:: empty(buffer[0]) -> empty(buffer[1])
 	:: empty(buffer[1]) -> empty(buffer[0])
@@ -172,6 +242,8 @@ inline hold_fence_all()
 #define FLAGS(word)   ((word) & 3)
 #define LIFE_OF(word) ((word) >> 2)
 #define FIRST_LIFE    (1 << 2 | LIVE)
+#define IS_LIVE(e)    (FLAGS(word[e]) == LIVE)
+#define IS_DEAD(e)    ((FLAGS(word[e]) & DEAD) != 0)
 #define BIT(e)        (1 << (e))
 
 byte word[ENTRIES];
@@ -188,15 +260,52 @@ bool asleep = true;    /* the reaper, at its semaphore */
 
 /* For the claims only: by how many gets this entry is in use, that were not put. */
 byte holders[ENTRIES];
+bool kept;             /* the first hold stands, and will for long */
 
-byte done;             /* threads that have ended */
+byte ended;             /* threads that have ended */
 byte passed;           /* regions that nobody has put */
 bool passer_done;
 
 /* I2: what is held is in the NIC. A hit is of the life that was remembered. */
 #define I2_IN_THE_NIC(e) assert(!stands || nic[e] == life)
 #define I2_NOT_HELD(e)   assert(holders[e] == 0)
-#define SAME_LIFE        assert(life == LIFE_OF(hint_word))
+#define SAME_LIFE(e)     assert(LIFE_OF(word[e]) == LIFE_OF(place_word))
+
+/* The gates. One that was noted is never 0. */
+#define FIRST_GATE 1
+#ifdef GATES
+byte gates[2] = FIRST_GATE;
+byte last = FIRST_GATE;
+bool odd;              /* the switch's word */
+bool locked;           /* the cache */
+bool changed;          /* the call that changed the memory of entry 0 has returned */
+#define gate         gates[0]
+#define checked_gate gates[1]
+#define GATE_OF_GET  gates[checked]
+#define IS_CHECKED   checked
+#else
+byte gate = FIRST_GATE;
+#define GATE_OF_GET gate
+#define IS_CHECKED  true
+#endif
+
+/* cache_turn_gate(). In the other configurations all that it does is one step. */
+inline turn_gate()
+{
+#ifdef GATES
+	atomic { last++; number = last };
+#ifndef GATE_FIRST
+	checked_gate = number;
+#endif
+	gate = number;
+#ifdef GATE_FIRST
+	checked_gate = number;
+#endif
+	number = 0
+#else
+	gate++
+#endif
+}
 
 /* cache_kill(), lock held */
 inline kill(e)
@@ -204,6 +313,17 @@ inline kill(e)
 	word[e] = word[e] | DEAD;
 	index[range[e]] = NONE
 }
+
+#if defined(NO_TURN)
+#define BEFORE_DEAD skip
+#define AFTER_DEAD  skip
+#elif defined(TURN_FIRST)
+#define BEFORE_DEAD turn_gate()
+#define AFTER_DEAD  skip
+#else
+#define BEFORE_DEAD skip
+#define AFTER_DEAD  turn_gate()
+#endif
 
 /* cache_hand_over(). To post late would be to wake late. */
 inline hand_over(e)
@@ -215,12 +335,71 @@ inline hand_over(e)
 	}
 }
 
-/* cache_census(): reads the holds one after the other */
+/* recent_is_held(). Each load is a step where they matter (BY_LOADS); elsewhere a place is looked at in one. */
+inline look_at_counts()
+{
+#if defined(PUTS_LAST)
+	gets_seen = memory[GETS(t)];
+	returned_seen = memory[RETURNED(t)];
+	is_held = (gets_seen - memory[PUTS(t)] != returned_seen);
+#elif defined(RETURNED_LAST)
+	puts_seen = memory[PUTS(t)];
+	gets_seen = memory[GETS(t)];
+	is_held = (gets_seen - puts_seen != memory[RETURNED(t)]);
+#else
+	puts_seen = memory[PUTS(t)];
+	if
+	:: memory[GETS(t)] == puts_seen -> is_held = false
+	:: else ->
+		returned_seen = memory[RETURNED(t)];
+		is_held = (memory[GETS(t)] - puts_seen != returned_seen)
+	fi;
+#endif
+	d_step { puts_seen = 0; gets_seen = 0; returned_seen = 0 }
+}
+
+/* each_recent(), of one place */
+inline look_at_place(held)
+{
+	look_at_counts();
+	if
+	:: !is_held -> t++
+	:: else ->
+		e_seen = memory[ENTRY(t)];
+#ifndef NO_SECOND_LOOK
+		look_at_counts();
+		is_held = is_held && memory[ENTRY(t)] == e_seen;
+#endif
+		d_step {
+			PASSES_IF(is_held && e_seen == NONE, BEING_EMPTIED);
+			held = held | (is_held && e_seen < NONE -> BIT(e_seen) : 0);
+			t = t + is_held; /* else once more */
+			e_seen = 0;
+			is_held = false
+		}
+	fi
+}
+
+/* cache_census(), hold_each(). Places that are never used have nothing to be read. */
 inline census(held)
 {
-	held = (memory[HOLD(0)] < NONE -> BIT(memory[HOLD(0)]) : 0);
+	d_step { held = 0; t = 0 }
+	do
+	:: t < COUNTS ->
+#ifdef BY_LOADS
+		look_at_place(held)
+#else
+		d_step { look_at_place(held) }
+#endif
+	:: t == COUNTS -> break
+	od;
+	t = 0;
+	held = held | (memory[HOLD(0)] < NONE -> BIT(memory[HOLD(0)]) : 0);
+#if THREADS > 1
 	held = held | (memory[HOLD(1)] < NONE -> BIT(memory[HOLD(1)]) : 0)
+#endif
 }
+#define CENSUS_LOCALS byte t; byte puts_seen; byte gets_seen; byte returned_seen; byte e_seen; bool is_held
 
 /* deregister(), free_entry() */
 inline let_go(e)
@@ -231,100 +410,218 @@ inline let_go(e)
 
 /* ------------------------------------------------------------------ a thread of the program */
 
-/* release(): let go, and wake who waits for it. `mine`: the hold is the thread's own. */
-inline release(hold, mine)
+/* wake_if_dead(), the look and the post; and the end of a hold */
+inline wake_if(condition)
 {
-#ifdef WORD_BEFORE_CLEAR
-	dead = (FLAGS(word[e]) & DEAD) != 0;
-#endif
-#ifdef RETURN_FIRST
-	if
-	:: !mine -> store(RETURNED, 0)
-	:: mine
-	fi;
-#endif
 	atomic {
-		store(hold, NONE);
-		I2_IN_THE_NIC(e);
-		holders[e] = holders[e] - stands;
-		stands = false
-	}
-#ifndef RETURN_FIRST
-	if
-	:: !mine -> store(RETURNED, 0)
-	:: mine
-	fi
-#endif
-	HOLD_FENCE;
-	atomic {
-#ifndef WORD_BEFORE_CLEAR
-		dead = (FLAGS(word[e]) & DEAD) != 0;
-#endif
-#if defined(NO_WAKE)
-		dead = false;
-#elif defined(NO_WAKE_UNUSED)
-		dead = dead && life != 0;
-#endif
-		PASSES_IF(dead && !mine, OTHER_PUTS);
-		posts = posts + dead;
-		dead = false;
+		posts = posts + (condition);
 		e = NONE;
 		life = 0
 	}
 }
 
+/* The claims: from here on the hold does not count any more. */
+inline it_ends()
+{
+	I2_IN_THE_NIC(e);
+	holders[e] = holders[e] - stands;
+	stands = false
+}
+
+#ifdef NO_WAKE
+#define WAKES(e) false
+#else
+#define WAKES(e) IS_DEAD(e)
+#endif
+
+/* release(): of a hold. `mine`: it is the thread's own. */
+inline release(hold, mine)
+{
+#ifdef LOOK_BEFORE_PUT
+	dead = IS_DEAD(e);
+#endif
+#ifdef RETURN_FIRST
+	if
+	:: !mine -> store(BACK, 0)
+	:: mine
+	fi;
+#endif
+	atomic { store(hold, NONE); unused = !stands; it_ends() }
+#ifndef RETURN_FIRST
+	if
+	:: !mine -> store(BACK, 0)
+	:: mine
+	fi
+#endif
+	HOLD_FENCE;
+#if defined(LOOK_BEFORE_PUT)
+	wake_if(dead);
+#elif defined(NO_WAKE_UNUSED)
+	wake_if(WAKES(e) && !unused);
+#else
+	wake_if(WAKES(e));
+#endif
+	d_step { unused = false; dead = false }
+}
+
+/* hf_put() of what the thread has found again: one more put; only when the gate has turned, the look at the word */
+inline put_again()
+{
+#ifdef LOOK_BEFORE_PUT
+	turned = noted != gate;
+#endif
+	atomic { puts++; store(PUTS(me), puts); it_ends() } HOLD_FENCE;
+#ifndef LOOK_BEFORE_PUT
+	turned = noted != gate;
+#endif
+#ifdef NO_GATE_AT_PUT
+	turned = false;
+#endif
+	if
+	:: turned -> wake_if(WAKES(e))
+	:: else -> d_step { e = NONE; life = 0 }
+	fi;
+	turned = false
+}
+
+/* take_back() */
+inline take_back()
+{
+	atomic { gets--; store(GETS(me), gets) } HOLD_FENCE;
+#ifndef NO_WAKE_BACK
+	posts = posts + IS_DEAD(place)
+#else
+	skip
+#endif
+}
+
 /* Does what was remembered live? The hold stands from this look on. */
 #ifdef NO_GENERATION
-#define IS_REMEMBERED (FLAGS(word[e]) == LIVE)
+#define IS_REMEMBERED IS_LIVE(place)
 #else
-#define IS_REMEMBERED (word[e] == hint_word)
+#define IS_REMEMBERED (word[place] == place_word)
 #endif
-#define IS_LIVE(e) (FLAGS(word[e]) == LIVE)
 
-inline it_stands()
+inline it_stands(entry)
 {
+	e = entry;
 	stands = true;
 	holders[e]++;
 	life = LIFE_OF(word[e])
 }
 
-/* hold_set(), and the look at the word. When that says no, the hold is set, but doesn't stand. */
-inline hold_if(condition)
+inline stands_if(condition, entry)
 {
-#ifdef CHECK_FIRST
 	atomic {
 		if
-		:: condition -> it_stands()
+		:: condition -> it_stands(entry)
 		:: else
 		fi
 	}
-	store(HOLD(me), e)
-#else
-	store(HOLD(me), e) HOLD_FENCE;
-	atomic {
-		if
-		:: condition -> it_stands()
-		:: else
-		fi
-	}
-#endif
 }
 
-proctype program_thread(byte me; byte role; byte rounds; byte wanted)
+/* A hold of the place, or of hold.c, and the look behind it. When that says no, it was counted but doesn't stand. */
+#ifdef CHECK_FIRST
+#define COUNT_AND_LOOK(condition) \
+	stands_if(condition, place); atomic { gets++; store(GETS(me), gets) }
+#define HOLD_AND_LOOK(condition) \
+	stands_if(condition, e); store(HOLD(me), e)
+#else
+#define COUNT_AND_LOOK(condition) \
+	atomic { gets++; store(GETS(me), gets) } HOLD_FENCE; stands_if(condition, place)
+#define HOLD_AND_LOOK(condition) \
+	store(HOLD(me), e) HOLD_FENCE; stands_if(condition, e)
+#endif
+#ifdef NO_SECOND_COMPARE
+#define GATE_HOLDS true
+#else
+#define GATE_HOLDS (noted == GATE_OF_GET)
+#endif
+
+/* What the owner sees of what others have put: also when its own 0 is still in the buffer */
+#define RETURNED_HERE (buffer[me]??[eval(RETURNED(me)),0] -> 0 : memory[RETURNED(me)])
+#define HELD_HERE     (gets - puts - RETURNED_HERE)
+
+/* to_note() */
+#if defined(READERS_FENCE)
+#define TO_NOTE(seen) 0
+#elif defined(GATES) && !defined(NOTE_ODD)
+#define TO_NOTE(seen) (odd -> 0 : seen)
+#else
+#define TO_NOTE(seen) seen
+#endif
+#ifdef NOTE_END
+#define GATE_TO_NOTE gate
+#else
+#define GATE_TO_NOTE begun
+#endif
+
+/* cache_remember(), and forget(): a store of what is there already changes nothing, and is left out */
+inline remember()
+{
+	d_step { noted = 0; asked = NONE }
+#ifndef KEEP_ENTRY
+	if
+	:: place != NONE -> store(ENTRY(me), NONE)
+	:: else
+	fi;
+#endif
+	if
+	:: puts != 0 -> store(PUTS(me), 0)
+	:: else
+	fi;
+	if
+	:: RETURNED_HERE != 0 -> store(RETURNED(me), 0)
+	:: else
+	fi;
+	if
+	:: gets != 0 -> store(GETS(me), 0)
+	:: else
+	fi;
+	atomic { store(ENTRY(me), e); place = e; asked = wanted; gets = 0; puts = 0 }
+}
+
+proctype program_thread(byte me; byte role; byte rounds)
 {
 	byte e = NONE;
-	byte life;         /* what the get has returned */
-	byte hint = NONE;  /* what this thread remembers: the entry, and its word */
-	byte hint_word;
-	bool stands;       /* the hold */
-	bool out;          /* passed, and not back */
+	byte wanted;
+	byte life;          /* what the get has returned */
+	bool stands;        /* the hold */
+	bool again;         /* ... is of what was found again: a count */
+	bool out;           /* a hold, not a count, that is passed, and not back */
+	bool keeps;         /* the first one, as long as it can */
+	bool turned;
 	bool dead;
+	bool unused;
+	byte seen_word;
+	byte begun;         /* the gate at the beginning of the get */
+	/* The place: what is remembered of it is the owner's, but for `entry` and the counts. */
+	byte place = NONE;
+	byte asked = NONE;  /* the range */
+	byte place_word;
+	byte noted;
+	byte gets;
+	byte puts;
+#ifdef GATES
+	bool checked;
+	bool too_late;      /* for what was there before the change */
+#endif
 
-	if /* found lately, or never */
-	:: role != GETTER || ENTRIES == 1
+	/* found lately, and noted or not; or never */
+	if
+	:: role == MAKER || role == PUTTER
+	:: NEVER && (role == GETTER || role == PASSER)
 	:: role == GETTER || role == PASSER ->
-		hint = wanted; /* entries and what they cover first are numbered alike */
-		hint_word = FIRST_LIFE
+		atomic {
+			place = 0;
+			asked = 0;
+			place_word = FIRST_LIFE;
+			memory[ENTRY(me)] = 0;
+			if
+			:: noted = TO_NOTE(FIRST_GATE)
+			:: me == 0 && !NOTED
+			fi
+		}
 	fi;
 	do
 	:: rounds == 0 -> break
@@ -333,52 +630,116 @@ proctype program_thread(byte me; byte role; byte rounds; byte wanted)
 		if
 		:: role == MAKER -> goto make
 		:: role == PUTTER -> goto put_others
-		:: atomic { out && memory[RETURNED] != NONE -> memory[RETURNED] = NONE; out = false }
+		:: atomic { out && memory[BACK] != NONE -> memory[BACK] = NONE; out = false }
 		:: !out && (role == GETTER || role == PASSER)
 		fi;
-
-		/* hit() */
+#ifdef ANY_RANGE
 		if
-		:: hint == NONE -> goto by_index
-		:: hint != NONE -> e = hint
+		:: wanted = 0
+		:: wanted = 1
 		fi;
-		hold_if(IS_REMEMBERED);
+#endif
+#ifdef GATES
+		atomic {
+			too_late = changed;
+			if
+			:: checked = true
+			:: checked = false
+			fi
+		}
+#endif
+
+		/* hf_get() */
 		if
-		:: stands -> SAME_LIFE; goto use
+		:: asked == wanted && noted == GATE_OF_GET
+		:: else -> goto look_again
+		fi;
+		COUNT_AND_LOOK(GATE_HOLDS);
+		if
+		:: stands ->
+			atomic {
+				PASSES_IF(noted > FIRST_GATE && IS_CHECKED, HIT_NOTED);
+				again = true
+			}
+			goto check
 		:: !stands
 		fi;
+		take_back();
 
-		/* cache_unhold() */
-		d_step { hint = NONE; hint_word = 0 }
-		release(HOLD(me), true);
+look_again:	/* provider_get(), cache_find_again() */
+		begun = gate;
+		if
+		:: asked == wanted && IS_REMEMBERED
+		:: else -> goto by_index
+		fi;
+#ifdef GATES
+		if
+		:: checked && odd -> goto next
+		:: else
+		fi;
+#endif
+		COUNT_AND_LOOK(IS_REMEMBERED);
+		if
+		:: !stands -> take_back(); goto by_index
+		:: stands
+		fi;
+		again = true;
+		noted = TO_NOTE(GATE_TO_NOTE);
+check:
+		skip;
+		d_step {
+			begun = 0;
+			I2_IN_THE_NIC(e);
+			SAME_LIFE(e)
+#ifdef GATES
+			;
+			assert(!(checked && too_late))
+#endif
+		}
+		goto use;
 
-by_index:	/* find_in(). What the index told may be elsewhere by now. */
+by_index:	/* cache_find(). What the index told may be elsewhere by now. */
+		begun = 0;
 		e = index[wanted];
 		if
 		:: e == NONE -> goto next
 		:: e != NONE
 		fi;
-		hold_if(IS_LIVE(e));
+#ifdef GATES
+		if
+		:: checked && odd -> e = NONE; goto next
+		:: else
+		fi;
+#endif
+		HOLD_AND_LOOK(IS_LIVE(e));
 		if
 		:: !stands -> goto put
 		:: stands
 		fi;
-		/* serves(); cache_remember(), but not what has died meanwhile */
-		atomic {
+		/* serves() */
 #ifndef NO_COVERS
-			if
-			:: range[e] != wanted -> goto put
-			:: else
-			fi;
+		if
+		:: range[e] != wanted -> goto put
+		:: else
+		fi;
 #endif
-			assert(range[e] == wanted);
-			hint_word = word[e];
-			hint = e;
+		assert(range[e] == wanted);
+#ifdef GATES
+		assert(!(checked && too_late));
+#endif
+		/* but not what has died meanwhile, nor over what is held */
+		seen_word = word[e];
+		if
 #ifndef REMEMBER_DEAD
-			hint = (FLAGS(hint_word) == LIVE -> e : NONE);
-			hint_word = (hint == NONE -> 0 : hint_word)
+		:: (FLAGS(seen_word) & DEAD)
 #endif
-		}
+#ifndef REPLACE_HELD
+		:: HELD_HERE != 0
+#endif
+		:: TAKEN
+		:: else -> remember(); place_word = seen_word
+		fi;
+		seen_word = 0;
 		goto use;
 
 make:		/* cache_miss(): an entry from the pool; the range; and it is registered */
@@ -389,30 +750,51 @@ make:		/* cache_miss(): an entry from the pool; the range; and it is registered 
 			fi;
 			free[e] = false;
 			if
-			:: range[e] = 1
 			:: range[e] = 0
+			:: ELSEWHERE -> range[e] = 1
 			fi;
 			life = LIFE_OF(word[e]) + 1;
 			word[e] = life << 2;
 			nic[e] = life;
 			pins++
 		}
+		gate++; /* begin() turns it */
 		/* finish() */
 		store(HOLD(me), e) HOLD_FENCE;
 		d_step {
 			word[e] = word[e] | LIVE;
-			it_stands();
+			it_stands(e);
 			index[range[e]] = e
 		}
 
 use:
+#ifdef KEEPS
 		if
+		:: again && !keeps && rounds > 0 ->
+			atomic {
+				keeps = true;
+				kept = true;
+				stands = false; /* the next one's; this one is in `holders` */
+				again = false;
+				e = NONE;
+				life = 0
+			}
+			goto next
+		:: true
+		fi;
+#endif
+		if
+#ifdef KEEPS
+		:: true
+#endif
 		:: role == PASSER ->
 			atomic {
-				store(MAILBOX, life);
+				passed == 0; /* one at a time is on its way */
+				store(MAILBOX, life + (again -> 8 : 0));
 				passed++;
-				out = true;
+				out = !again;
 				stands = false;
+				again = false;
 				e = NONE;
 				life = 0
 			}
@@ -420,8 +802,11 @@ use:
 		:: else
 		fi;
 
-put:		/* hf_put(), and in find_in() the end of a hold that didn't stand */
-		release(HOLD(me), true);
+put:		/* hf_put(), and in cache_find() the end of a hold that didn't stand */
+		if
+		:: again -> put_again(); again = false
+		:: else -> release(HOLD(me), true)
+		fi;
 		goto next;
 
 put_others:
@@ -435,16 +820,42 @@ put_others:
 			fi
 		}
 		atomic {
-			e = memory[HOLD(0)];
+			again = life >= 8;
+			life = life & 7;
+			e = memory[(again -> ENTRY(0) : HOLD(0))];
 			assert(e != NONE);
 			stands = true;
 			passed--
 		}
-		release(HOLD(0), false);
+		if
+		:: !again -> release(HOLD(0), false)
+		:: again -> /* put_recent(): a locked instruction */
+			atomic {
+				empty(buffer[me]);
+				memory[RETURNED(0)] = memory[RETURNED(0)] + 1;
+				it_ends();
+				again = false
+			}
+			atomic { PASSES_IF(IS_DEAD(e), OTHER_PUTS); wake_if(WAKES(e)) }
+		fi;
 next:
 		skip
 	od;
-	atomic { passer_done = passer_done || role == PASSER; done++ }
+#ifdef KEEPS
+	if
+	:: keeps ->
+		atomic {
+			e = place;
+			life = LIFE_OF(place_word);
+			stands = true;
+			keeps = false;
+			kept = false
+		}
+		put_again()
+	:: else
+	fi;
+#endif
+	atomic { passer_done = passer_done || role == PASSER; ended++ }
 }
 
 /* ------------------------------------------------------------------ who takes away */
@@ -454,7 +865,22 @@ proctype event_thread()
 {
 	byte e;
 	byte kills = KILLS;
+#ifdef GATES
+	byte number;
+	bool ours;
 
+	/* hf_changes_begin(); what is read lets the changing call go on. Perhaps it was of other memory. */
+	odd = true;
+#ifndef NO_TURN_ODD
+	turn_gate();
+#endif
+	if
+	:: ours = true
+	:: kills = 0
+	fi;
+	changed = ours;
+	!locked; /* what was told while it was is kept */
+#endif
 	do
 	:: kills == 0 -> break
 	:: else ->
@@ -462,19 +888,28 @@ proctype event_thread()
 		do
 		:: e == ENTRIES -> break
 		:: else ->
+			if
+			:: IS_LIVE(e)
+			:: SPARED(e) -> goto next
+			fi;
+			BEFORE_DEAD;
 			atomic {
 				if
-				:: FLAGS(word[e]) == LIVE -> kill(e)
+				:: IS_LIVE(e) -> kill(e)
 				:: else -> goto next
 				fi
 			}
+			AFTER_DEAD;
 			hand_over(e);
 next:
 			e++
 		od;
 		e = 0
 	od;
-	done++
+#ifdef GATES
+	odd = false;
+#endif
+	ended++
 }
 
 /* cache_reaper(), cache_reclaim() */
@@ -483,6 +918,7 @@ proctype reaper()
 	byte dead;
 	byte held;
 	byte e;
+	CENSUS_LOCALS;
 
 	do
 	:: d_step { posts > 0 -> posts--; asleep = false }
@@ -520,6 +956,7 @@ proctype evictor()
 {
 	byte held;
 	byte e;
+	CENSUS_LOCALS;
 
 #ifdef CENSUS_FIRST
 	hold_fence_all();
@@ -527,20 +964,20 @@ proctype evictor()
 	census(held);
 	atomic {
 		if
-		:: FLAGS(word[0]) == LIVE && !(held & BIT(0)) -> e = 0
+		:: IS_LIVE(0) && !(held & BIT(0)) -> e = 0
 #if ENTRIES > 1
-		:: FLAGS(word[1]) == LIVE && !(held & BIT(1)) -> e = 1
+		:: IS_LIVE(1) && !(held & BIT(1)) -> e = 1
 #endif
 		:: else -> goto out
 		fi;
 		kill(e)
 	}
+	turn_gate();
 #if !defined(NO_RECHECK) && !defined(CENSUS_FIRST)
 	hold_fence_all();
 	census(held);
 	if
 	:: held & BIT(e) ->
-		PASSES(EVICTED_HELD);
 		hand_over(e);
 		goto out
 	:: else
@@ -548,11 +985,39 @@ proctype evictor()
 #endif
 	let_go(e);
 out:
-	done++
+	ended++
 }
-#define EVICTORS 1
-#else
-#define EVICTORS 0
+#endif
+
+#ifdef CLOSER
+/* cache_idle(): what is held from before to after is never missed, whatever else is got and put. */
+proctype closer()
+{
+	byte held;
+	CENSUS_LOCALS;
+
+	if
+	:: kept ->
+		hold_fence_all();
+		census(held);
+		assert(!kept || (held & BIT(0)))
+	:: passer_done
+	fi;
+	ended++
+}
+#endif
+
+#ifdef GATES
+/* A miss of something else turns the gates, too: the clock of the LRU. */
+proctype other_miss()
+{
+	byte number;
+
+	locked = true;
+	turn_gate();
+	locked = false;
+	ended++
+}
 #endif
 
 /* ------------------------------------------------------------------ from open to quiet */
@@ -572,29 +1037,53 @@ inline registered(e)
 	pins++
 }
 
+byte threads; /* that will end */
+
 init {
 	atomic {
+		for (address : 6 .. 11) {
+			memory[address] = NONE
+		}
 		registered(0);
 #if ENTRIES > 1
 		registered(1);
 #endif
-		run store_buffers();
 		run event_thread();
+		threads = 2;
+#ifndef GATES
+		run store_buffers();
 		run reaper();
+#endif
 #ifdef EVICTOR
 		run evictor();
+		threads++;
 #endif
-		run program_thread(0, ROLE0, ROUNDS0, 0);
-		run program_thread(1, ROLE1, ROUNDS1, RANGE1)
+#ifdef CLOSER
+		run closer();
+		threads++;
+#endif
+#ifdef GATES
+		run other_miss();
+		threads++;
+#endif
+		run program_thread(0, ROLE0, ROUNDS0);
+#if THREADS > 1
+		run program_thread(1, ROLE1, ROUNDS1);
+		threads++;
+#endif
 	}
 
+#ifndef GATES
 	/* All have put, and the reaper sleeps: nothing will wake it. What is dead has gone. */
 	d_step {
-		done == 3 + EVICTORS && asleep && posts == 0 ->
+		ended == threads && asleep && posts == 0 ->
+#ifndef WANT_I2 /* it would be found first */
 			assert(stack == 0 && waiting == 0);
 			assert(pins == LIVE_ENTRIES);
+#endif
 			stop = true;
 			posts++
 	}
+#endif
 }
 /* No state is marked as a valid end: all threads end, or it is a deadlock (I4). */
