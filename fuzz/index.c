@@ -52,7 +52,9 @@ static void insert(struct world *w, uint32_t id, uint64_t start, uint64_t pages)
 	if (!index_has_room(&w->nodes))
 		require(index_reserve(&w->nodes, &lock) == 0, "no memory");
 	w->at[id] = (struct range_of){ start * page, (start + pages) * page, true };
-	index_insert(&w->ix, w->at[id].start, w->at[id].end, id);
+	if (!index_insert(&w->ix, w->at[id].start, w->at[id].end, id))
+		require(index_find_inside(&w->ix, w->at[id].start, w->at[id].end, (uint32_t[2]){ 0 }, 2) == 1,
+			"something else is inside");
 	w->count++;
 }
 

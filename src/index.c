@@ -359,18 +359,39 @@ static void split(struct index *ix, struct step *s, struct step *up, struct item
 	up->slot++;
 }
 
-void index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
+/* May anything begin in [start, end)? By what lies next to where the range goes. */
+static bool begins_inside(const struct step *at, unsigned top, uint64_t start, uint64_t end)
+{
+	/* The one before it may begin at the same address; and may be in a leaf that we haven't seen. */
+	for (unsigned l = 0; l <= top; l++)
+		if (at[l].slot) {
+			if (l || start_of(at[0].node, at[0].slot - 1) == start)
+				return true;
+			break;
+		}
+	for (unsigned l = 0; l <= top; l++) {
+		unsigned next = at[l].slot + (l > 0);
+
+		if (next < count_of(at[l].node))
+			return start_of(at[l].node, next) < end;
+	}
+	return false;
+}
+
+bool index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
 {
 	struct item it = { start, (end - start) / ix->nodes->page << 32 | id, end };
 	struct step at[INDEX_LEVELS];
 	unsigned top, l;
 	uint32_t ref;
+	bool inside;
 
 	if (atomic_load_explicit(&ix->root, memory_order_relaxed) == INDEX_NONE) {
 		new_node(ix, 0, &ref);
 		set_root(ix, ref);
 	}
 	top = descend(ix, start, id, at);
+	inside = begins_inside(at, top, start, end);
 	for (l = 1; l <= top; l++)
 		if (get(child_end(at[l].node, at[l].slot)) < end)
 			set(child_end(at[l].node, at[l].slot), end);
@@ -378,10 +399,11 @@ void index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
 		if (l == top)
 			top = grow(ix, at, top);
 		else if (find_room(ix, &at[l], &at[l + 1], &it))
-			return;
+			return inside;
 		split(ix, &at[l], &at[l + 1], &it);
 	}
 	put(at[l].node, at[l].slot, &it);
+	return inside;
 }
 
 /* ------------------------------------------------------------------ remove */

@@ -66,8 +66,11 @@ int index_reserve(struct index_nodes *nodes, pthread_mutex_t *lock);
 
 void index_init(struct index *ix, struct index_nodes *nodes);
 
-/* Writer. Whole pages, at most INDEX_MAX_PAGES; no other range has both this start and this id; there is room. */
-void index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id);
+/*
+ * Writer. Whole pages, at most INDEX_MAX_PAGES; no other range has both this start and this id; there is room.
+ * False: certainly no other range begins in [start, end).
+ */
+bool index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id);
 /* Writer: false when there is none such. Allocates nothing. */
 bool index_remove(struct index *ix, uint64_t start, uint32_t id);
 

@@ -175,34 +175,33 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 	return 0;
 }
 
-/* lock held: what the new one covers with the same or fewer rights is of no more use. */
-static struct entry *supersede(struct hf_cache *c, struct entry *e)
+/* lock held: what e covers, in the index of that access, is of no more use. */
+static struct entry *supersede(struct hf_cache *c, const struct entry *e, unsigned access, struct entry *dead)
 {
-	struct entry *dead = NULL;
 	uint32_t found[32];
 	unsigned n;
 
-	for (unsigned access = 1; access <= HF_READWRITE; access++) {
-		if ((access & entry_access(e)) != access)
-			continue;
-		do {
-			n = index_find_inside(&c->index[access - 1], entry_start(e), entry_end(e), found,
-					      32);
-			for (unsigned i = 0; i < n; i++) {
-				struct entry *old = entry_at(c, found[i]);
+	do {
+		n = index_find_inside(&c->index[access - 1], entry_start(e), entry_end(e), found, 32);
+		for (unsigned i = 0; i < n; i++) {
+			struct entry *old = entry_at(c, found[i]);
 
-				c->superseded++;
-				cache_kill(c, old);
-				dead = entry_push(old, dead);
-			}
-		} while (n == 32);
-	}
+			if (old == e)
+				continue;
+			c->superseded++;
+			cache_kill(c, old);
+			dead = entry_push(old, dead);
+		}
+	} while (n == 32);
 	return dead;
 }
 
-static void publish(struct hf_cache *c, struct entry *e)
+/* lock held. Returns what it covers with the same or fewer rights; that is dead. */
+static struct entry *publish(struct hf_cache *c, struct entry *e)
 {
 	uint32_t now = (uint32_t)atomic_load_explicit(&c->gate, memory_order_relaxed);
+	unsigned access = entry_access(e);
+	struct entry *dead = NULL;
 
 	atomic_store_explicit(&e->stamp, now, memory_order_relaxed);
 	e->place = now;
@@ -210,9 +209,14 @@ static void publish(struct hf_cache *c, struct entry *e)
 	c->live++;
 	c->misses++;
 	entry_set_flags(e, ENTRY_LIVE);
-	index_insert(&c->index[entry_access(e) - 1], entry_start(e), entry_end(e), e->id);
+	if (index_insert(&c->index[access - 1], entry_start(e), entry_end(e), e->id))
+		dead = supersede(c, e, access, dead);
+	for (unsigned fewer = 1; fewer < access; fewer++)
+		if ((fewer & access) == fewer)
+			dead = supersede(c, e, fewer, dead);
 	hints_note(&c->hints, entry_start(e), e->id);
 	cache_new_edition(c);
+	return dead;
 }
 
 /* lock held: the placeholder's time is over, whoever waits for it looks again. Is there anybody? */
@@ -324,8 +328,7 @@ static enum outcome finish(struct hf_cache *c, struct entry *e, struct hold *h)
 		make_single(c, e);
 		out = SINGLE;
 	} else {
-		covered = supersede(c, e);
-		publish(c, e);
+		covered = publish(c, e);
 		out = PUBLISHED;
 	}
 	grow = hints_want_more(c);

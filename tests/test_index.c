@@ -29,11 +29,15 @@ static void index_open(struct index *ix, struct index_nodes *nodes)
 	index_init(ix, nodes);
 }
 
+/* What it says of other ranges that begin inside has to be so. */
 static void add(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
 {
+	uint32_t inside[2];
+
 	if (!index_has_room(ix->nodes))
 		assert_int_equal(index_reserve(ix->nodes, &lock), 0);
-	index_insert(ix, start, end, id);
+	if (!index_insert(ix, start, end, id))
+		assert_int_equal(index_find_inside(ix, start, end, inside, 2), 1);
 }
 
 static uint32_t nodes_in_use(const struct index_nodes *nodes)
