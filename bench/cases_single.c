@@ -1,9 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* Calibration, and the cases of one thread in which nothing is unmapped. value[0]: ns for one operation. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fixture.h"
+#include "helper.h"
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
 
 #define THOUSAND 1000ul
 #define HUNDRED_THOUSAND 100000ul
@@ -25,6 +35,28 @@ static unsigned long getppid_call(struct fixture *f, unsigned long n, struct sam
 {
 	for (unsigned long i = 0; i < n; i++)
 		syscall(SYS_getppid);
+	return n;
+}
+
+static int uffd;
+
+static void setup_ioctl(struct fixture *f)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+
+	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) < 0)
+		die("userfaultfd", strerror(errno));
+	f->helper = helper_start(); /* with a second thread the kernel counts the uses of a descriptor */
+}
+
+/* What the check of an exact hit asks, and nothing around it: the least that it can cost. */
+static unsigned long ioctl_call(struct fixture *f, unsigned long n, struct sample *out)
+{
+	struct uffdio_zeropage never = { .range = { 1, 1 } };
+
+	for (unsigned long i = 0; i < n; i++)
+		ioctl(uffd, UFFDIO_ZEROPAGE, &never);
 	return n;
 }
 
@@ -127,6 +159,7 @@ static unsigned long invalidate(struct fixture *f, unsigned long n, struct sampl
 const struct bench_case single_cases[] = {
 	{ "locked-add", NULL, locked_add, 0, 0, 0, 1, 0, 0 },
 	{ "getppid", NULL, getppid_call, 0, 0, 0, 1, 0, 0 },
+	{ "ioctl", setup_ioctl, ioctl_call, 0, 0, 0, 1, 0, 0 },
 	{ "random-read", setup_read, random_read, 0, 0, 0, 1, 0, 0 },
 	{ "hit", setup_cached, hit_one, 1, ALIGNED, 0, 1, 0, 0 },
 	{ "hit-batch", setup_cached, hit_batch, 1, ALIGNED, 0, 1, 0, 0 },

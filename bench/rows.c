@@ -26,7 +26,7 @@
 struct row rows[] = {
 	HIT("hit, manual", ONE_LOCKED_ADD, "manual", "hit", "hit"),
 	HIT("hit, uffd fast", ONE_LOCKED_ADD, "fast", "hit", "hit"),
-	HIT("hit, uffd exact", ADD_AND_CALL, "exact", "hit", "hit"),
+	HITS("hit, uffd exact", NS, ADD_AND_CALL, EXACT("hit", 0), UCX_BY("hit", 0), BARE_BY("ioctl", 0)),
 	HIT("hit in a batch of 64, uffd exact", NO_TARGET, "exact", "hit-batch", "hit"),
 	HIT("hit, part of 16 MiB, manual", NO_TARGET, "manual", "hit-part", "hit-part"),
 	HIT("hit, part of 16 MiB, uffd exact", NO_TARGET, "exact", "hit-part", "hit-part"),

@@ -93,8 +93,8 @@ void cache_turn_gate(struct hf_cache *c)
 	uint64_t gate = atomic_fetch_add(&last, 1) + 1;
 
 	if (!switch_must_be_asked(c->sw))
-		atomic_store(&c->checked_gate, gate);
-	atomic_store(&c->gate, gate);
+		atomic_store_explicit(&c->checked_gate, gate, memory_order_release);
+	atomic_store_explicit(&c->gate, gate, memory_order_release);
 }
 
 /* ------------------------------------------------------------------ life */

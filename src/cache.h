@@ -232,7 +232,10 @@ int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, st
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
-/* lock held: take a live entry out of the index and the list and mark it dead. The caller hands it over. */
+/*
+ * lock held: take a live entry out of the index and the list and mark it dead. The caller turns the gate behind it (or
+ * behind several), and only then hands it over or looks for holds: hit.c.
+ */
 void cache_kill(struct hf_cache *c, struct entry *e);
 
 /*

@@ -16,28 +16,36 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 	c->live--;
 	/* Who has set a hold and not looked at the word yet will see it, or be seen: hold.h. */
 	entry_set_flags(e, ENTRY_LIVE | ENTRY_DEAD);
-	cache_turn_gate(c); /* after it: hit.c */
+}
+
+#define AT_ONCE 32
+
+static void kill_all(struct hf_cache *c, const uint32_t *found, unsigned n)
+{
+	cache_census(c);
+	for (unsigned i = 0; i < n; i++) {
+		struct entry *e = entry_at(c, found[i]);
+
+		c->in_use += e->mark == c->census;
+		cache_kill(c, e);
+	}
+	cache_turn_gate(c); /* before the reaper may look for holds */
+	for (unsigned i = 0; i < n; i++)
+		cache_hand_over(c, entry_at(c, found[i]));
 }
 
 static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)
 {
-	uint32_t found[32];
+	uint32_t found[AT_ONCE];
 	int dropped = 0;
 	unsigned n;
 
 	do {
-		n = index_find_touching(ix, start, end, found, 32);
+		n = index_find_touching(ix, start, end, found, AT_ONCE);
 		if (n)
-			cache_census(c);
-		for (unsigned i = 0; i < n; i++) {
-			struct entry *e = entry_at(c, found[i]);
-
-			c->in_use += e->mark == c->census;
-			cache_kill(c, e);
-			cache_hand_over(c, e);
-		}
+			kill_all(c, found, n);
 		dropped += (int)n;
-	} while (n == 32);
+	} while (n == AT_ONCE);
 	return dropped;
 }
 

@@ -83,5 +83,7 @@ uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_
 		}
 		e = next;
 	}
+	if (freed)
+		cache_turn_gate(c);
 	return freed;
 }

@@ -105,11 +105,17 @@ static bool is_noted(const struct hints *h, uint64_t start, uint32_t id)
 
 void hints_note(struct hints *h, uint64_t start, uint32_t id)
 {
+	if (!is_noted(h, start, id))
+		hints_note_new(h, start, id);
+}
+
+void hints_note_new(struct hints *h, uint64_t start, uint32_t id)
+{
 	uint64_t hash = hint_hash_of(start);
 	struct hint_bucket *b = bucket_of(h, hash);
 	unsigned tag = hint_tag_of(hash);
 
-	if (!b || is_noted(h, start, id) || put_free(b, tag, id) || put_free(hint_neighbour(b), tag, id))
+	if (!b || put_free(b, tag, id) || put_free(hint_neighbour(b), tag, id))
 		return;
 	put(b, (int)((hash >> 48 & 0xff) % HINT_PLACES), tag, id);
 }

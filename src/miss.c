@@ -214,7 +214,9 @@ static struct entry *publish(struct hf_cache *c, struct entry *e)
 	for (unsigned fewer = 1; fewer < access; fewer++)
 		if ((fewer & access) == fewer)
 			dead = supersede(c, e, fewer, dead);
-	hints_note(&c->hints, entry_start(e), e->id);
+	if (dead)
+		cache_turn_gate(c);
+	hints_note_new(&c->hints, entry_start(e), e->id);
 	cache_new_edition(c);
 	return dead;
 }
@@ -223,7 +225,8 @@ static struct entry *publish(struct hf_cache *c, struct entry *e)
 static bool resolve(struct hf_cache *c, struct entry *e)
 {
 	list_remove(c, &c->pending, e);
-	atomic_fetch_add(&c->pending_done, 1);
+	atomic_store_explicit(&c->pending_done,
+			      atomic_load_explicit(&c->pending_done, memory_order_relaxed) + 1, memory_order_relaxed);
 	return c->waiters > 0;
 }
 

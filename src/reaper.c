@@ -35,8 +35,6 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 	}
 	if (e->watched)
 		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
-	atomic_fetch_sub(&c->pinned, entry_bytes(e));
-	atomic_fetch_add(&c->gone, 1);
 	return true;
 }
 
@@ -56,6 +54,7 @@ static void free_entries(struct hf_cache *c, struct entry *list)
 void cache_let_go(struct hf_cache *c, struct entry *list)
 {
 	struct entry *gone = NULL;
+	uint64_t bytes = 0, count = 0;
 
 	while (list) {
 		struct entry *e = list;
@@ -63,10 +62,15 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 		list = entry_next(c, e);
 		if (deregister(c, e)) {
 			gone = entry_push(e, gone);
+			bytes += entry_bytes(e);
+			count++;
 		}
 	}
-	if (gone)
-		free_entries(c, gone);
+	if (!gone)
+		return;
+	atomic_fetch_sub(&c->pinned, bytes);
+	atomic_fetch_add(&c->gone, count);
+	free_entries(c, gone);
 }
 
 static void mark_held(struct entry *e, void *cache)
