@@ -219,7 +219,7 @@ void cache_release(struct hf_cache *c, struct thread_record *t, struct hold *h);
 /* hit.c: the region of a hold. */
 void cache_answer(struct hf_provider *p, struct hold *h, bool hit, struct hf_region *out);
 /* hit.c: the next request like this one will be found without the index. The caller holds e. */
-void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e);
+void cache_remember(struct hf_provider *p, struct thread_record *t, const struct lookup *l, struct entry *e);
 /* hit.c: what a held region is of. */
 struct entry *region_entry(const struct hf_region *r);
 void cache_count_hits(struct thread_record *t, int counter, uint64_t n);

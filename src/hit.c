@@ -53,10 +53,11 @@ static inline uint64_t word_of(const struct entry *e)
 
 /* ------------------------------------------------------------------ what a thread remembers */
 
-static inline struct recent *recent_of(struct thread_record *t, const struct hf_cache *c, uint64_t addr,
+/* By the provider, the page, and the access. */
+static inline struct recent *recent_of(struct thread_record *t, const struct hf_provider *p, uint64_t addr,
 				       unsigned access)
 {
-	uint64_t key = (addr >> 12) + (uintptr_t)c + access;
+	uint64_t key = (addr >> 12) + (uintptr_t)p + access;
 	struct recent *r = &t->recent[key * 0x9e3779b97f4a7c15ull >> 58];
 
 	__asm__("" : "+r"(r)); /* one register for all of it, or the compiler runs out of them */
@@ -126,20 +127,23 @@ static int get_slowly(struct hf_provider *p, const void *addr, size_t len, unsig
 static __attribute__((noinline)) int get_after_turn(struct hf_provider *p, const void *addr, size_t len,
 						    unsigned access, struct hf_region *out, unsigned quiet)
 {
-	take_back(&p->cache, recent_of(thread_self, &p->cache, (uintptr_t)addr, access));
+	take_back(&p->cache, recent_of(thread_self, p, (uintptr_t)addr, access));
 	return get_slowly(p, addr, len, access, out, quiet);
 }
 
 /* The whole of a hit, as long as the gate doesn't turn. */
-static inline __attribute__((always_inline)) int get(struct hf_provider *p, const _Atomic uint64_t *gate,
-						     const void *addr, size_t len, unsigned access,
-						     struct hf_region *out, unsigned quiet)
+static inline __attribute__((always_inline)) int get(struct hf_provider *p, const void *addr, size_t len,
+						     unsigned access, struct hf_region *out, unsigned quiet)
 {
-	struct recent *r = recent_of(thread_self, &p->cache, (uintptr_t)addr, access);
+	struct recent *r = recent_of(thread_self, p, (uintptr_t)addr, access);
+	const _Atomic uint64_t *gate;
 	uint64_t seen = r->gate;
 
+	if (unlikely(!p || !out))
+		return get_slowly(p, addr, len, access, out, quiet);
+	gate = quiet ? &p->cache.gate : &p->cache.checked_gate;
 	/* Once before, so that it is this cache's; once behind the hold, so that the hold stands. */
-	if (unlikely(!p || !out || seen != atomic_load_explicit(gate, memory_order_relaxed) ||
+	if (unlikely(seen != atomic_load_explicit(gate, memory_order_relaxed) ||
 		     !covers(r, (uintptr_t)addr, len, access)))
 		return get_slowly(p, addr, len, access, out, quiet);
 	add_get(r, 1);
@@ -153,13 +157,13 @@ static inline __attribute__((always_inline)) int get(struct hf_provider *p, cons
 int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 	   struct hf_region *out)
 {
-	return get(p, &p->cache.checked_gate, addr, len, access, out, 0);
+	return get(p, addr, len, access, out, 0);
 }
 
 int hf_get_unchecked(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 		     struct hf_region *out)
 {
-	return get(p, &p->cache.gate, addr, len, access, out, PARTS_ALL);
+	return get(p, addr, len, access, out, PARTS_ALL);
 }
 
 /* ------------------------------------------------------------------ when the gate has turned, or a proxy is asked */
@@ -257,9 +261,10 @@ static inline void fill(struct recent *r, const struct hf_cache *c, const struct
 }
 
 /* The caller holds e otherwise: the next request like this one finds it without the index. */
-void cache_remember(struct hf_cache *c, struct thread_record *t, const struct lookup *l, struct entry *e)
+void cache_remember(struct hf_provider *p, struct thread_record *t, const struct lookup *l, struct entry *e)
 {
-	struct recent *r = recent_of(t, c, l->addr, l->access);
+	struct hf_cache *c = &p->cache;
+	struct recent *r = recent_of(t, p, l->addr, l->access);
 	uint64_t word = word_of(e);
 
 	/* It may have died meanwhile, though it is held. A dead word must not be what a hit compares with (I2). */
@@ -443,7 +448,7 @@ static inline __attribute__((always_inline)) bool find_new(struct hf_provider *p
 
 bool cache_find_new(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
 {
-	return find_new(p, t, recent_of(t, &p->cache, l->addr, l->access), l, out);
+	return find_new(p, t, recent_of(t, p, l->addr, l->access), l, out);
 }
 
 /* What the checks of the arguments come to, when there is nothing to say about them. */
@@ -471,7 +476,7 @@ static __attribute__((noinline)) int get_slowly(struct hf_provider *p, const voi
 	l.end = (l.addr + len + p->cache.page - 1) & ~(p->cache.page - 1);
 	l.gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
 	l.edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);
-	r = recent_of(t, &p->cache, l.addr, access);
+	r = recent_of(t, p, l.addr, access);
 	if (find_again(p, r, &l, out) || find_new(p, t, r, &l, out))
 		return 0;
 	return provider_miss(p, t, &l, out);

@@ -45,7 +45,7 @@ int provider_miss(struct hf_provider *p, struct thread_record *t, struct lookup 
 		cache_count_hits(t, c->counter, 1);
 	cache_answer(p, h, hit, out);
 	if (out->flags & HF_REGION_CACHED)
-		cache_remember(c, t, l, region_entry(out));
+		cache_remember(p, t, l, region_entry(out));
 	return 0;
 }
 

@@ -597,11 +597,14 @@ static int child_has_its_own(void *arg)
 	return 0;
 }
 
-/* TSan ends a child that starts a thread when its parent had several. */
-static void skip_under_tsan(void)
+/*
+ * TSan ends a child that starts a thread when its parent had several. ASan (clang 14) doesn't take its own locks at a
+ * fork: about one such child in 100 hangs in the sanitizer's part of the start of its first thread.
+ */
+static void skip_under_sanitizers(void)
 {
-	if (CHECK_TSAN)
-		skip_because("ThreadSanitizer doesn't let such a child start threads");
+	if (CHECK_TSAN || CHECK_ASAN)
+		skip_because("the sanitizer doesn't let such a child start threads");
 }
 
 static void test_child_with_its_own(void **state)
@@ -609,7 +612,7 @@ static void test_child_with_its_own(void **state)
 	struct stayer s[3];
 	unsigned char *p;
 
-	skip_under_tsan();
+	skip_under_sanitizers();
 	p = map();
 	assert_true(becomes_a_hit(provider, p));
 	for (int i = 0; i < 3; i++)
@@ -648,7 +651,7 @@ static void test_child_with_its_own_forks(void **state)
 {
 	unsigned char *p;
 
-	skip_under_tsan();
+	skip_under_sanitizers();
 	p = map();
 	assert_true(becomes_a_hit(provider, p));
 	assert_int_equal(check_child(child_with_its_own_forks, p), 0);
