@@ -23,6 +23,11 @@ static inline void set(slot_word *w, uint64_t value)
 	atomic_store_explicit(w, value, memory_order_relaxed);
 }
 
+static inline uint64_t longest(const struct index *ix)
+{
+	return atomic_load_explicit(&ix->longest, memory_order_relaxed);
+}
+
 /* ------------------------------------------------------------------ nodes */
 
 static inline unsigned level_of(const struct node *n)
@@ -390,6 +395,8 @@ bool index_insert(struct index *ix, uint64_t start, uint64_t end, uint32_t id)
 		new_node(ix, 0, &ref);
 		set_root(ix, ref);
 	}
+	if (end - start > longest(ix))
+		atomic_store_explicit(&ix->longest, end - start, memory_order_relaxed);
 	top = descend(ix, start, id, at);
 	inside = begins_inside(at, top, start, end);
 	for (l = 1; l <= top; l++)
@@ -460,8 +467,10 @@ static void lower(struct index *ix)
 
 		set_root(ix, next);
 		pool_put(&ix->nodes->pool, ref);
-		if (next == INDEX_NONE)
+		if (next == INDEX_NONE) {
+			atomic_store_explicit(&ix->longest, 0, memory_order_relaxed);
 			return;
+		}
 		ref = next;
 		n = node_at(ix, ref);
 	}
@@ -520,6 +529,12 @@ static uint32_t last_that_reaches(const struct index *ix, uint32_t ref, unsigned
 	}
 }
 
+/* What begins at `start` or before it is too short to reach `end`. */
+static inline bool too_early(const struct index *ix, uint64_t start, uint64_t end)
+{
+	return start < end && end - start > longest(ix);
+}
+
 struct reader_step {
 	const struct node *node;
 	unsigned slot;
@@ -532,6 +547,9 @@ static uint32_t go_back(const struct index *ix, const struct reader_step *way, u
 	for (; l <= top; l++) {
 		const struct node *n = way[l].node;
 
+		/* (The first child's bound is written as 0.) */
+		if (way[l].slot && too_early(ix, start_of(n, way[l].slot), end))
+			break;
 		for (unsigned i = way[l].slot; i--;)
 			if (end_of_child(n, i) >= end)
 				return last_that_reaches(ix, child_of(n, i), l - 1, end);
@@ -560,9 +578,12 @@ uint32_t index_find_cover(const struct index *ix, uint64_t start, uint64_t end)
 		if (!n)
 			return INDEX_NONE;
 	}
-	for (unsigned i = count_to(n, LEAF_SLOTS, LEAF_STRIDE, start); i--;)
+	for (unsigned i = count_to(n, LEAF_SLOTS, LEAF_STRIDE, start); i--;) {
 		if (leaf_end(ix, n, i) >= end)
 			return (uint32_t)get(&n->word[LEAF_SLOTS + i]);
+		if (too_early(ix, start_of(n, i), end))
+			return INDEX_NONE;
+	}
 	return go_back(ix, way, 1, top, end);
 }
 
@@ -582,15 +603,17 @@ static bool matches(const struct query *q, uint64_t start, uint64_t end)
 	return q->inside ? start >= q->start && end <= q->end : start < q->end && end > q->start;
 }
 
-/* Inside: what begins before q->start is of no use. */
-static unsigned first_slot(const struct node *n, const struct query *q)
+/* What begins before q->start isn't inside; and what begins long before it doesn't reach it. */
+static unsigned first_slot(const struct index *ix, const struct node *n, const struct query *q)
 {
-	return q->inside && q->start ? count_starts(n, q->start - 1) : 0;
+	uint64_t before = q->inside ? 1 : longest(ix);
+
+	return q->start >= before ? count_starts(n, q->start - before) : 0;
 }
 
 static void visit_leaf(const struct index *ix, const struct node *n, struct query *q)
 {
-	for (unsigned i = first_slot(n, q); i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++) {
+	for (unsigned i = first_slot(ix, n, q); i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++) {
 		uint32_t id = (uint32_t)rest_of(n, i);
 
 		if (!matches(q, start_of(n, i), leaf_end(ix, n, i)))
@@ -611,7 +634,7 @@ static void visit(const struct index *ix, uint32_t ref, struct query *q)
 		visit_leaf(ix, n, q);
 		return;
 	}
-	i = first_slot(n, q);
+	i = first_slot(ix, n, q);
 	for (i -= i > 0; i < count_of(n) && q->n < q->max && start_of(n, i) < q->end; i++)
 		if (end_of_child(n, i) > q->start)
 			visit(ix, child_of(n, i), q);

@@ -55,6 +55,7 @@ struct index_nodes {
 struct index {
 	struct index_nodes *nodes;
 	_Atomic uint32_t root;
+	_Atomic uint64_t longest; /* bytes: nothing that is in is longer; what begins so far before a search is of no use */
 };
 
 void index_nodes_init(struct index_nodes *nodes);

@@ -65,6 +65,7 @@ struct model {
 	unsigned count;
 	bool less;     /* of late more go than come: nodes are merged */
 	uint64_t random;
+	bool brief;    /* no range is long */
 	uint64_t span; /* ranges lie in [0, span) pages: the smaller, the more they overlap */
 };
 
@@ -113,7 +114,7 @@ static void random_range(struct model *m, uint64_t *start, uint64_t *end)
 	uint64_t x = check_random(&m->random);
 
 	*start = x % m->span * page;
-	*end = *start + (1 + (x >> 32) % (x & (1ull << 63) ? m->span < 65536 ? m->span : 65536 : 4)) * page;
+	*end = *start + (1 + (x >> 32) % (x & (1ull << 63) && !m->brief ? m->span < 65536 ? m->span : 65536 : 4)) * page;
 }
 
 static void change(struct model *m)
@@ -193,7 +194,11 @@ static void against_the_model(void **state)
 	static const uint64_t spans[] = { 2, 16, 64, 1000, 1ull << 32 };
 
 	for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-		struct model m = { .random = seed, .span = spans[seed % (sizeof(spans) / sizeof(spans[0]))] };
+		struct model m = {
+			.random = seed,
+			.span = spans[seed % (sizeof(spans) / sizeof(spans[0]))],
+			.brief = seed / 5 % 2,
+		};
 
 		index_open(&m.ix, &m.nodes);
 		for (unsigned i = 0; i < STEPS; i++) {
@@ -206,6 +211,23 @@ static void against_the_model(void **state)
 		remove_all(&m);
 		index_nodes_destroy(&m.nodes);
 	}
+}
+
+/*
+ * Ranges of 16 pages, and in each of them 15 of one page. What covers two pages is the long one: it may lie some leaves
+ * back, and below another node of each level.
+ */
+static void the_long_one_lies_back(void **state)
+{
+	struct index_nodes nodes;
+	struct index ix;
+
+	index_open(&ix, &nodes);
+	for (uint32_t i = 0; i < 16384; i++)
+		add(&ix, i * page, (i + (i % 16 ? 1 : 16)) * page, i);
+	for (uint32_t i = 0; i < 16384; i++)
+		assert_int_equal(index_find_cover(&ix, i * page, (i + 2) * page), i % 16 == 15 ? INDEX_NONE : i & ~15u);
+	index_nodes_destroy(&nodes);
 }
 
 /* The checker does see what is wrong, in the root and in a leaf. */
@@ -716,7 +738,7 @@ int main(void)
 		cmocka_unit_test(edges), cmocka_unit_test(memory_of_runs), cmocka_unit_test(memory_of_a_shuffle),
 		cmocka_unit_test(memory_after_a_while), cmocka_unit_test(depth), cmocka_unit_test(covered_from_afar),
 		cmocka_unit_test(without_memory), cmocka_unit_test(readers_and_a_writer),
-		cmocka_unit_test(readers_of_nonsense),
+		cmocka_unit_test(readers_of_nonsense), cmocka_unit_test(the_long_one_lies_back),
 		cmocka_unit_test(pool_grows), cmocka_unit_test(pool_reuses), cmocka_unit_test(pool_without_memory),
 		cmocka_unit_test(pool_and_threads),
 	};
