@@ -694,6 +694,7 @@ void index_init(struct index *ix, struct index_nodes *nodes)
 {
 	ix->nodes = nodes;
 	atomic_init(&ix->root, INDEX_NONE);
+	atomic_init(&ix->longest, 0);
 }
 
 /* ------------------------------------------------------------------ for tests */
