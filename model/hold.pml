@@ -33,15 +33,16 @@
  *                                                                         gets - puts: 1: waits
  *   puts = 1                  puts = 1                                    >>> for whom? <<<
  *
- * so the put is counted first, and then the gate is looked at (LOOK_BEFORE_PUT). And a place that gets another entry
- * is emptied first (KEEP_ENTRY), as its counts go to 0 one after the other:
+ * so the put is counted first, and then the gate is looked at (LOOK_BEFORE_PUT). And the census looks at a place's
+ * counts first, then at its entry (ENTRY_FIRST), as a place that isn't held may get another entry at any time:
  *
  *   getter, of another entry                  reaper, e is dead
  *   -------------------------------------     -----------------------------------------
  *   place: e, gets 1, puts 1: not held
- *   puts = 0
- *                                             gets 1, puts 0: e is held: waits
- *   gets = 0, place: the other one            >>> nobody will put e <<<
+ *                                             the place has e
+ *   place: the other one, gets 2
+ *                                             gets 2, puts 1: e is held: waits
+ *                                             >>> nobody will put e <<<
  *
  * The other race is of the gates (configuration GATES, which is without buffers and reaper). An unchecked get
  * doesn't ask whether changes are being told, and may find what a checked one must not. So no gate is noted
@@ -102,7 +103,8 @@
 #define ROUNDS1 1
 #define EVICTOR
 #define NEVER true
-#elif defined(REPLACE) /* two entries, that die one after the other; one place for both; the first hold may be kept */
+#define MISSES true
+#elif defined(REPLACE) /* two entries, of which one dies, or both; one place for them; the first hold may be kept */
 #define ENTRIES 2
 #define ROLE0 GETTER
 #define ROUNDS0 2
@@ -110,7 +112,7 @@
 #define ROUNDS1 0
 #define ANY_RANGE
 #define KEEPS
-#define BY_LOADS
+#define MISSES true
 #define SPARED(e) true /* or it was of other memory */
 #elif defined(TWO_HANDS) /* two entries, that die by two hands */
 #define ENTRIES 2
@@ -128,7 +130,6 @@
 #define ROUNDS1 1
 #define KEEPS
 #define CLOSER
-#define BY_LOADS
 #elif defined(GATES) /* checked gets and unchecked ones, the switch's word, two who turn the gates */
 #define ROLE0 GETTER
 #define ROUNDS0 3
@@ -153,6 +154,9 @@
 #ifndef TAKEN
 #define TAKEN false /* the place may be taken by what is not in the model */
 #endif
+#ifndef MISSES
+#define MISSES false /* the index may tell nothing at first */
+#endif
 #ifndef ELSEWHERE
 #define ELSEWHERE false
 #endif
@@ -172,7 +176,7 @@
 #define OTHER_PUTS    2 /* a thread puts another's count of a dead registration */
 #define NO_POST       3 /* pushed to a stack that wasn't empty */
 #define HIT_NOTED     4 /* a hit by a gate that was noted after one had turned */
-#define BEING_EMPTIED 5 /* the census meets a place that has counts and no entry */
+#define OTHER_ENTRY   5 /* the census meets a place that was held, and has another entry now */
 
 /* ------------------------------------------------------------------ the processors */
 
@@ -335,7 +339,7 @@ inline hand_over(e)
 	}
 }
 
-/* recent_is_held(). Each load is a step where they matter (BY_LOADS); elsewhere a place is looked at in one. */
+/* recent_is_held(): each load is a step */
 inline look_at_counts()
 {
 #if defined(PUTS_LAST)
@@ -361,23 +365,26 @@ inline look_at_counts()
 /* each_recent(), of one place */
 inline look_at_place(held)
 {
+#ifdef ENTRY_FIRST
+	e_seen = memory[ENTRY(t)];
+#endif
 	look_at_counts();
+#ifdef PROBE
+	e_before = memory[ENTRY(t)];
+#endif
 	if
-	:: !is_held -> t++
+	:: !is_held -> skip
 	:: else ->
+#ifndef ENTRY_FIRST
 		e_seen = memory[ENTRY(t)];
-#ifndef NO_SECOND_LOOK
-		look_at_counts();
-		is_held = is_held && memory[ENTRY(t)] == e_seen;
 #endif
 		d_step {
-			PASSES_IF(is_held && e_seen == NONE, BEING_EMPTIED);
-			held = held | (is_held && e_seen < NONE -> BIT(e_seen) : 0);
-			t = t + is_held; /* else once more */
-			e_seen = 0;
-			is_held = false
+			assert(e_seen != NONE);
+			PASSES_IF(e_seen != e_before, OTHER_ENTRY);
+			held = held | BIT(e_seen)
 		}
-	fi
+	fi;
+	d_step { t++; e_seen = 0; is_held = false }
 }
 
 /* cache_census(), hold_each(). Places that are never used have nothing to be read. */
@@ -386,11 +393,7 @@ inline census(held)
 	d_step { held = 0; t = 0 }
 	do
 	:: t < COUNTS ->
-#ifdef BY_LOADS
 		look_at_place(held)
-#else
-		d_step { look_at_place(held) }
-#endif
 	:: t == COUNTS -> break
 	od;
 	t = 0;
@@ -399,7 +402,12 @@ inline census(held)
 	held = held | (memory[HOLD(1)] < NONE -> BIT(memory[HOLD(1)]) : 0)
 #endif
 }
-#define CENSUS_LOCALS byte t; byte puts_seen; byte gets_seen; byte returned_seen; byte e_seen; bool is_held
+#ifdef PROBE
+#define E_BEFORE ; byte e_before
+#else
+#define E_BEFORE
+#endif
+#define CENSUS_LOCALS byte t; byte puts_seen; byte gets_seen; byte returned_seen; byte e_seen; bool is_held E_BEFORE
 
 /* deregister(), free_entry() */
 inline let_go(e)
@@ -538,9 +546,12 @@ inline stands_if(condition, entry)
 #define GATE_HOLDS (noted == GATE_OF_GET)
 #endif
 
-/* What the owner sees of what others have put: also when its own 0 is still in the buffer */
-#define RETURNED_HERE (buffer[me]??[eval(RETURNED(me)),0] -> 0 : memory[RETURNED(me)])
-#define HELD_HERE     (gets - puts - RETURNED_HERE)
+/* recent_held(), by the owner */
+#ifdef REPLACE_HELD
+#define HELD_HERE 0
+#else
+#define HELD_HERE (gets - puts - memory[RETURNED(me)])
+#endif
 
 /* to_note() */
 #if defined(READERS_FENCE)
@@ -556,30 +567,44 @@ inline stands_if(condition, entry)
 #define GATE_TO_NOTE begun
 #endif
 
-/* cache_remember(), and forget(): a store of what is there already changes nothing, and is left out */
-inline remember()
+/* forget(), and the place is e's. A store of what is there already changes nothing, and is left out. */
+inline replace()
 {
+#ifndef NO_FORGET
 	d_step { noted = 0; asked = NONE }
-#ifndef KEEP_ENTRY
-	if
-	:: place != NONE -> store(ENTRY(me), NONE)
-	:: else
-	fi;
 #endif
 	if
-	:: puts != 0 -> store(PUTS(me), 0)
+	:: place != e -> atomic { store(ENTRY(me), e); place = e }
 	:: else
 	fi;
-	if
-	:: RETURNED_HERE != 0 -> store(RETURNED(me), 0)
-	:: else
-	fi;
-	if
-	:: gets != 0 -> store(GETS(me), 0)
-	:: else
-	fi;
-	atomic { store(ENTRY(me), e); place = e; asked = wanted; gets = 0; puts = 0 }
+	place_word = seen_word
 }
+
+/* quiet(): once for each get */
+inline ask_if_quiet(otherwise)
+{
+#ifdef GATES
+	if
+	:: !quiet && odd -> goto otherwise
+	:: else -> quiet = true
+	fi
+#else
+	skip
+#endif
+}
+
+/* serves() */
+#ifdef NO_COVERS
+#define COVERS(e) true
+#else
+#define COVERS(e) (range[e] == wanted)
+#endif
+
+#ifdef GATES
+#define IT_IS_EXACT assert(!(checked && too_late))
+#else
+#define IT_IS_EXACT skip
+#endif
 
 proctype program_thread(byte me; byte role; byte rounds)
 {
@@ -604,6 +629,7 @@ proctype program_thread(byte me; byte role; byte rounds)
 	byte puts;
 #ifdef GATES
 	bool checked;
+	bool quiet;         /* asked already: no change was in flight */
 	bool too_late;      /* for what was there before the change */
 #endif
 
@@ -643,8 +669,8 @@ proctype program_thread(byte me; byte role; byte rounds)
 		atomic {
 			too_late = changed;
 			if
-			:: checked = true
-			:: checked = false
+			:: checked = true; quiet = false
+			:: checked = false; quiet = true
 			fi
 		}
 #endif
@@ -666,18 +692,13 @@ proctype program_thread(byte me; byte role; byte rounds)
 		fi;
 		take_back();
 
-look_again:	/* provider_get(), cache_find_again() */
+look_again:	/* get_slowly(), find_again() */
 		begun = gate;
 		if
 		:: asked == wanted && IS_REMEMBERED
 		:: else -> goto by_index
 		fi;
-#ifdef GATES
-		if
-		:: checked && odd -> goto next
-		:: else
-		fi;
-#endif
+		ask_if_quiet(by_index);
 		COUNT_AND_LOOK(IS_REMEMBERED);
 		if
 		:: !stands -> take_back(); goto by_index
@@ -689,55 +710,83 @@ check:
 		skip;
 		d_step {
 			begun = 0;
+			seen_word = 0;
+			assert(range[e] == wanted);
 			I2_IN_THE_NIC(e);
-			SAME_LIFE(e)
-#ifdef GATES
-			;
-			assert(!(checked && too_late))
-#endif
+			SAME_LIFE(e);
+			IT_IS_EXACT
 		}
 		goto use;
 
-by_index:	/* cache_find(). What the index told may be elsewhere by now. */
-		begun = 0;
+by_index:	/* candidate(). What was read of it was of this life if the word is still the same behind the hold. */
+		if
+		:: true
+		:: MISSES -> goto under_lock
+		fi;
 		e = index[wanted];
 		if
 		:: e == NONE -> goto next
 		:: e != NONE
 		fi;
-#ifdef GATES
+		seen_word = word[e];
 		if
-		:: checked && odd -> e = NONE; goto next
-		:: else
+		:: FLAGS(seen_word) == LIVE && COVERS(e)
+		:: else -> goto next
 		fi;
-#endif
-		HOLD_AND_LOOK(IS_LIVE(e));
+		ask_if_quiet(next);
+		if
+		:: HELD_HERE != 0 || TAKEN
+		:: HELD_HERE == 0 -> goto take_place
+		fi;
+		/* take_hold() */
+		HOLD_AND_LOOK(word[e] == seen_word);
+		seen_word = 0;
 		if
 		:: !stands -> goto put
 		:: stands
 		fi;
-		/* serves() */
-#ifndef NO_COVERS
+		d_step { assert(range[e] == wanted); IT_IS_EXACT }
+		goto use;
+
+take_place:
+#ifdef COUNT_FIRST
+		atomic { gets++; store(GETS(me), gets) }
+		replace();
+		atomic { e = NONE; stands_if(IS_REMEMBERED, place) }
+#else
+		replace();
+		e = NONE;
+		COUNT_AND_LOOK(IS_REMEMBERED);
+#endif
 		if
-		:: range[e] != wanted -> goto put
-		:: else
+		:: !stands -> place_word = 0; take_back(); goto next
+		:: stands
 		fi;
-#endif
-		assert(range[e] == wanted);
-#ifdef GATES
-		assert(!(checked && too_late));
-#endif
-		/* but not what has died meanwhile, nor over what is held */
+		asked = wanted;
+		again = true;
+		noted = TO_NOTE(GATE_TO_NOTE);
+		goto check;
+
+under_lock:	/* find_made(): nothing dies meanwhile */
+		atomic {
+			nfull(buffer[me]); /* or the store would wait in the middle */
+			e = index[wanted];
+			if
+			:: e == NONE -> goto next
+			:: e != NONE
+			fi;
+			store(HOLD(me), e);
+			it_stands(e);
+			assert(range[e] == wanted)
+		}
+		/* cache_remember(): but not what has died meanwhile, nor over what is held */
 		seen_word = word[e];
 		if
 #ifndef REMEMBER_DEAD
-		:: (FLAGS(seen_word) & DEAD)
+		:: FLAGS(seen_word) & DEAD
 #endif
-#ifndef REPLACE_HELD
 		:: HELD_HERE != 0
-#endif
-		:: TAKEN
-		:: else -> remember(); place_word = seen_word
+		:: else -> replace(); asked = wanted
 		fi;
 		seen_word = 0;
 		goto use;
@@ -839,7 +888,7 @@ put_others:
 			atomic { PASSES_IF(IS_DEAD(e), OTHER_PUTS); wake_if(WAKES(e)) }
 		fi;
 next:
-		skip
+		atomic { begun = 0; seen_word = 0; e = NONE }
 	od;
 #ifdef KEEPS
 	if
@@ -864,6 +913,7 @@ next:
 proctype event_thread()
 {
 	byte e;
+	byte dead;
 	byte kills = KILLS;
 #ifdef GATES
 	byte number;
@@ -885,26 +935,31 @@ proctype event_thread()
 	:: kills == 0 -> break
 	:: else ->
 		kills--;
+		BEFORE_DEAD;
+		/* kill_all() */
 		do
 		:: e == ENTRIES -> break
-		:: else ->
-			if
-			:: IS_LIVE(e)
-			:: SPARED(e) -> goto next
-			fi;
-			BEFORE_DEAD;
-			atomic {
-				if
-				:: IS_LIVE(e) -> kill(e)
-				:: else -> goto next
-				fi
-			}
-			AFTER_DEAD;
-			hand_over(e);
-next:
-			e++
+		:: atomic { e < ENTRIES && IS_LIVE(e) -> kill(e); dead = dead | BIT(e); e++ }
+		:: e < ENTRIES && SPARED(e) -> e++
 		od;
-		e = 0
+		e = 0;
+		if
+		:: dead == 0 -> goto next
+		:: dead != 0
+		fi;
+#ifndef TURN_LATE
+		AFTER_DEAD;
+#endif
+		do
+		:: e == ENTRIES -> break
+		:: e < ENTRIES && (dead & BIT(e)) -> hand_over(e); e++
+		:: e < ENTRIES && !(dead & BIT(e)) -> e++
+		od;
+#ifdef TURN_LATE
+		AFTER_DEAD;
+#endif
+next:
+		atomic { e = 0; dead = 0 }
 	od;
 #ifdef GATES
 	odd = false;

@@ -52,7 +52,6 @@ hold  proof  TWO_HANDS
 hold  proof  GATES
 hold  proof  CLOSING
 hold  proof  REUSE         READERS_FENCE
-hold  proof  REPLACE       NO_SECOND_LOOK
 hold  I1     GATES         NOTE_ODD
 hold  I1     GATES         GATE_FIRST
 hold  I1     GATES         NO_TURN_ODD
@@ -61,6 +60,7 @@ hold  I2     RACE          CHECK_FIRST
 hold  I2     RACE          NO_SECOND_COMPARE
 hold  I2     RACE          NO_TURN
 hold  I2     RACE          TURN_FIRST
+hold  I2     RACE          TURN_LATE
 hold  I2     PASS          NOTE_END
 hold  I2     EVICTION      CENSUS_FIRST
 hold  I2     EVICTION      NO_RECHECK
@@ -74,7 +74,9 @@ hold  wake   RACE          NO_WAKE_BACK
 hold  wake   REPLACE       NO_WAKE_UNUSED
 hold  wake   RACE          NO_GATE_AT_PUT
 hold  wake   RACE          LOOK_BEFORE_PUT
-hold  wake   REPLACE       KEEP_ENTRY
+hold  wake   REPLACE       ENTRY_FIRST
+hold  wake   REPLACE       COUNT_FIRST
+hold  hit    REPLACE       NO_FORGET
 hold  hit    EVICTION      NO_GENERATION
 hold  hit    EVICTION      NO_COVERS
 hold  place  RACE          PROBE=1

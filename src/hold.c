@@ -123,20 +123,20 @@ static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, 
 	}
 }
 
-/* An entry that was let go while we looked is not held by who has the place now: look again. */
+/*
+ * First the counts, then the entry. A place that isn't held may get another entry at any time: the other way round, the
+ * old one would be taken for held by the counts of the new one, and nobody would put it.
+ *
+ * The place may still change hands between the two. Who then has put that entry into it did so after the heavy fence: it
+ * looks at the entry's word behind that, or holds it otherwise until a put that does, and wakes whoever waits for it.
+ */
 static void each_recent(struct thread_record *t, void (*fn)(struct entry *e, void *arg), void *arg)
 {
 	for (int i = 0; i < RECENTS; i++) {
 		struct recent *r = &t->recent[i];
-		struct entry *e;
 
-		while (recent_is_held(r)) {
-			e = atomic_load_explicit(&r->entry, memory_order_acquire);
-			if (!recent_is_held(r) || atomic_load_explicit(&r->entry, memory_order_acquire) != e)
-				continue;
-			fn(e, arg);
-			break;
-		}
+		if (recent_is_held(r))
+			fn(atomic_load_explicit(&r->entry, memory_order_acquire), arg);
 	}
 }
 

@@ -24,8 +24,9 @@
  *
  *   Either the putter sees DEAD and wakes, or the hold is seen as gone.
  *
- * There are two kinds. What a thread finds again is held by counts beside what it remembers (struct recent in
- * thread.h): a hit adds one, a put adds one. All else has a hold to itself, of this file.
+ * There are two kinds. What a thread finds is held by counts beside what it remembers (struct recent in thread.h): a
+ * hit adds one, a put adds one. What a miss has made, and what is found while that place is held for something else,
+ * has a hold to itself, of this file.
  *
  * Any thread may put. To a count it adds one of the owner's record that is for others. A hold goes back to the
  * thread that it belongs to: its own through a plain list, another's through a stack that the owner empties.
