@@ -3,17 +3,17 @@
  * The fast path: find, hold, put. No lock, no allocation, no locked instruction, and no write to a cache line
  * that another thread uses, but for the entry's stamp, once for each turn of the gate.
  *
- * First what the thread itself remembers, then the index. Both are hints: entries never leave their pool, so a
- * hint may name one that died or lives again elsewhere. The hold decides (hold.h), and then the entry's word:
+ * First what the thread itself remembers, then hints, then the index. All are hints: entries never leave their pool, so
+ * a hint may name one that died or lives again elsewhere. The entry's word tells: it is another one in each life.
+ * It is looked at before the hold and behind it (hold.h):
  *
  *   getter                              event thread, then reaper
  *   ------------------------------      -----------------------------
  *   finds e by address
+ *   word of e: 7, LIVE; e covers
  *                                       kills e; e is reaped, and made anew elsewhere
- *   hold = e
- *   word of e is not the one that was
- *   remembered: the index; e's range
- *   doesn't cover: let go
+ *   hold of e
+ *   word of e is not 7: let go
  *
  * The gate saves even the look at the word. It is a number of the cache, which turns to one never used
  * before whenever something is no longer as it was: after an entry's word has become DEAD; after the switch's
