@@ -155,6 +155,40 @@ static void test_what_comes_and_goes_is_in_part_0(void **state)
 	}
 }
 
+static unsigned count_maps(const char *from, const char *to)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	unsigned long start, end;
+	char line[512];
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += sscanf(line, "%lx-%lx", &start, &end) == 2 && start < (uintptr_t)to && end > (uintptr_t)from;
+	fclose(f);
+	return n;
+}
+
+/* Pages of one mapping are unmapped, mapped again and cached again: they may not stay mappings of their own. */
+static void test_holes_are_closed(void **state)
+{
+	enum { HOLES = 400 };
+	char *p = mmap(space, (2 * HOLES + 1) * page, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	unsigned before, parts = parts_of(p, page);
+
+	before = count_maps(p, p + (2 * HOLES + 1) * page);
+	for (unsigned i = 1; i < 2 * HOLES; i += 2)
+		assert_int_equal(munmap(p + i * page, page), 0);
+	for (unsigned i = 1; i < 2 * HOLES; i += 2)
+		assert_ptr_equal(mmap(p + i * page, page, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), p + i * page);
+	check_quiet(provider);
+	for (unsigned i = 1; i < 2 * HOLES; i += 2)
+		assert_int_equal(parts_of(p + i * page, page), parts);
+	assert_int_equal(count_maps(p, p + (2 * HOLES + 1) * page), before);
+}
+
 /* No descriptor for a second context: the first serves all. */
 static void test_without_descriptors(void **state)
 {
@@ -499,6 +533,7 @@ int main(void)
 		ON(sim, test_mappings_are_spread),
 		ON(sim, test_a_range_over_two_mappings),
 		ON(sim, test_what_comes_and_goes_is_in_part_0),
+		ON(sim, test_holes_are_closed),
 		ON(sim, test_without_descriptors),
 		ON(sim, test_untold_in_another_part),
 		ON(sim, test_unread_in_another_part),

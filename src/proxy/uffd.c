@@ -89,6 +89,7 @@ struct uffd {
 	int wake_fd;
 	_Atomic bool stop;
 	unsigned flags;
+	_Atomic unsigned seams; /* mappings that were armed in another part than a neighbour, ever */
 	pthread_mutex_t making; /* of contexts; the event thread never takes it */
 	struct os_thread thread;
 	struct quarantine quarantine;
@@ -412,7 +413,7 @@ static int classify(const struct look *l, const struct vma *v)
 /*
  * Where to arm what isn't armed yet. Memory that comes and goes meets in part 0, with its storms of unmaps. The rest is
  * spread, by blocks of 64 MiB: neighbours in one part are merged by the kernel, so that many small mappings do not use
- * up vm.max_map_count.
+ * up vm.max_map_count. What fills a hole goes to the part of its neighbours: arm_as_neighbours().
  */
 static unsigned choose_part(struct uffd *u, const struct vma *v)
 {
@@ -422,12 +423,55 @@ static unsigned choose_part(struct uffd *u, const struct vma *v)
 }
 
 /* 0, or the errno. EBUSY: it is armed in another one. */
-static int arm_in(struct uffd *u, unsigned part, const struct vma *v)
+static int arm_in(struct uffd *u, unsigned part, uint64_t start_, uint64_t end)
 {
-	struct uffdio_register r = { .range = { v->start, v->end - v->start },
-				     .mode = UFFDIO_REGISTER_MODE_WP };
+	struct uffdio_register r = { .range = { start_, end - start_ }, .mode = UFFDIO_REGISTER_MODE_WP };
 
 	return !FAULT("UFFDIO_REGISTER") && ioctl(u->context[part].fd, UFFDIO_REGISTER, &r) == 0 ? 0 : errno;
+}
+
+static int is_plain(const struct vma *v, void *arg)
+{
+	return v->shared || v->file || !v->writable;
+}
+
+/* Is the page there armed, in whichever part? Only plain memory is asked about: see remembered(). */
+static bool is_armed(struct uffd *u, uint64_t at)
+{
+	uint64_t page = os_page_size();
+	struct uffdio_continue none = { .range = { at, page } };
+
+	return at && at < UINT64_MAX - page && maps_walk(at, at + page, is_plain, NULL) == 0 &&
+	       ioctl(u->context[0].fd, UFFDIO_CONTINUE, &none) < 0 && errno == EINVAL;
+}
+
+#define MAX_SEAMS 1024
+
+/*
+ * A hole in an armed mapping that the program has filled again: armed with a page of the memory on each side, which
+ * only the right part takes, it becomes one mapping with both. Else each hole would cost two mappings more, for
+ * good. One side is enough when there are many seams already. 0, or EBUSY: it's not to be, or not in one part.
+ */
+static int arm_as_neighbours(struct uffd *u, const struct vma *v, unsigned *part, uint64_t *since)
+{
+	uint64_t page = os_page_size();
+	bool before = is_armed(u, v->start - page);
+	bool after = is_armed(u, v->end);
+	bool one = before || after;
+	int err = EBUSY;
+
+	if (u->parts == 1 || !one || (!(before && after) && atomic_load(&u->seams) < MAX_SEAMS)) {
+		atomic_fetch_add(&u->seams, one);
+		return EBUSY;
+	}
+	for (unsigned i = 0; i < HF_SINK_PARTS && err == EBUSY; i++) {
+		if (u->context[i].fd < 0)
+			continue;
+		*part = i;
+		*since = armed_since(&u->armed, i);
+		err = arm_in(u, i, v->start - (before ? page : 0), v->end + (after ? page : 0));
+	}
+	return err ? EBUSY : 0;
 }
 
 /* Where it is armed, in *part; *since is from before. */
@@ -435,16 +479,16 @@ static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *si
 {
 	struct uffd *u = l->u;
 	unsigned first = choose_part(u, v);
-	int err = EBUSY;
+	int err = arm_as_neighbours(u, v, part, since);
 
-	if (!have_context(u, first))
+	if (err && !have_context(u, first))
 		first = 0;
 	for (unsigned i = 0; i < HF_SINK_PARTS && err == EBUSY; i++) {
 		*part = (first + i) % HF_SINK_PARTS;
 		if (u->context[*part].fd < 0)
 			continue;
 		*since = armed_since(&u->armed, *part);
-		err = arm_in(u, *part, v);
+		err = arm_in(u, *part, v->start, v->end);
 	}
 	if (!err)
 		return HF_WATCHED;
