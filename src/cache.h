@@ -116,6 +116,7 @@ struct hf_cache {
 	struct list lru;         /* live, least recently used first */
 	struct list pending;
 	uint64_t live;
+	_Atomic unsigned parts;  /* in which anything was ever armed: miss.c, note_parts() */
 	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */
 	bool growing;            /* somebody maps a larger table of hints; lock */
 	uint32_t waiters;        /* threads that wait for that; lock */

@@ -250,6 +250,16 @@ static void wait_for_pending(struct hf_cache *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
+/*
+ * hf_sync() asks no other parts than those in which anything was ever armed for this cache. Before the NIC pins: a
+ * change of what it has pinned is later, and who syncs after that change knows the part, published or not.
+ */
+static void note_parts(struct hf_cache *c, unsigned parts)
+{
+	if (parts & ~atomic_load_explicit(&c->parts, memory_order_relaxed))
+		atomic_fetch_or(&c->parts, parts);
+}
+
 /* Arm and register. e->watched says whether the proxy sees changes. On error nothing is left. */
 static int arm_and_register(struct hf_cache *c, struct entry *e)
 {
@@ -263,6 +273,7 @@ static int arm_and_register(struct hf_cache *c, struct entry *e)
 			return rc;
 		e->watched = rc == HF_WATCHED;
 		atomic_store_explicit(&e->parts, (uint8_t)switch_parts(c->sw, *id), memory_order_relaxed);
+		note_parts(c, entry_parts(e));
 	}
 	rc = nic_register(c, e);
 	if (rc)

@@ -77,7 +77,7 @@ int hf_sync(struct hf_provider *p)
 	t = thread_get();
 	if (t)
 		thread_seen(t);
-	rc = switch_settle(p->sw, PARTS_ALL);
+	rc = switch_settle(p->sw, atomic_load(&p->cache.parts));
 	return rc ? hf_set_error(rc, "the mapping keeps changing: use hf_get()") : 0;
 }
 

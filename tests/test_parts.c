@@ -268,10 +268,12 @@ static void test_untold_in_another_part(void **state)
 	char *a = block_elsewhere(&next, &taken);
 	unsigned a_parts = taken;
 	char *b = block_elsewhere(&next, &taken);
+	struct hf_provider *only_b = check_sim(sw, NULL, NULL);
 	struct getter in_a, in_b;
 	bool b_returned, a_returned;
-	int rc[3];
+	int rc[5];
 
+	check_touch(only_b, b, page, HF_READWRITE);
 	getter_start(&in_a, a);
 	getter_start(&in_b, b);
 	pthread_mutex_lock(&provider->cache.lock);
@@ -279,6 +281,8 @@ static void test_untold_in_another_part(void **state)
 	rc[0] = switch_check(sw, a_parts);
 	rc[1] = switch_check(sw, taken & ~a_parts);
 	rc[2] = switch_check(sw, PARTS_ALL);
+	rc[3] = hf_sync(provider);
+	rc[4] = hf_sync(only_b);
 	sem_post(&in_b.go);
 	b_returned = getter_returns(&in_b, 5);
 	sem_post(&in_a.go);
@@ -288,11 +292,14 @@ static void test_untold_in_another_part(void **state)
 	assert_int_equal(rc[0], -EAGAIN);
 	assert_int_equal(rc[1], 0);
 	assert_int_equal(rc[2], -EAGAIN);
+	assert_int_equal(rc[3], -EAGAIN);
+	assert_int_equal(rc[4], 0);
 	assert_int_equal(getter_join(&in_b), HIT);
 	assert_true(b_returned);
 	getter_join(&in_a);
 	assert_false(a_returned);
 	check_quiet(provider);
+	check_ok(hf_provider_close(only_b));
 	assert_true(check_touch(provider, a, page, HF_READWRITE) & HF_REGION_CACHED);
 }
 
