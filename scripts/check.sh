@@ -77,14 +77,14 @@ else
 fi
 
 echo "== fuzz targets, 20 s each"
-sh scripts/fuzz.sh 20 "$build-fuzz" >"$build-fuzz.log" 2>&1
+sh scripts/fuzz.sh 20 "$build-fuzz" >"$build-fuzz.out" 2>&1
 rc=$?
-cat "$build-fuzz.log"
-passed=$((passed + $(grep -c '^fuzz .*: passed' "$build-fuzz.log")))
-bad=$(grep -c '^fuzz .*: FAILED' "$build-fuzz.log")
+cat "$build-fuzz.out"
+passed=$((passed + $(grep -c '^fuzz .*: passed' "$build-fuzz.out")))
+bad=$(grep -c '^fuzz .*: FAILED' "$build-fuzz.out")
 [ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it doesn't build
 failed=$((failed + bad))
-rm -f "$build-fuzz.log"
+rm -f "$build-fuzz.out"
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -434,7 +434,7 @@ static void never_after_the_release(void **state)
 	uint64_t id;
 
 	assert_int_equal(pthread_create(&r.id, NULL, changer, &r), 0);
-	for (unsigned i = 0, done = 0; i < 100000 && (done < (CHECK_TSAN ? 50 : 300) || !t.times); i++) {
+	for (unsigned i = 0, done = 0; i < 100000 && (done < (CHECK_TSAN ? 15 : 100) || !t.times); i++) {
 		atomic_store(&t.released, false);
 		/* The range changes all the time: -EAGAIN is the honest answer to most. */
 		int rc = hf_secure(g->sw, at(g, 0), 4 * page, HF_READWRITE | HF_NOTIFY, guarded_tell, &t, &id);
