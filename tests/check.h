@@ -190,6 +190,26 @@ static inline void check_unmap(char *p, size_t len)
 	assert_int_equal(munmap(p - page, len + 2 * page), 0);
 }
 
+/* Mappings of this process that touch [lo, hi). */
+static inline unsigned check_count_maps(const void *lo, const void *hi)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	unsigned long from, to;
+	char line[512];
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += sscanf(line, "%lx-%lx ", &from, &to) == 2 && from < (uintptr_t)hi && to > (uintptr_t)lo;
+	fclose(f);
+	return n;
+}
+
+static inline unsigned check_count_all_maps(void)
+{
+	return check_count_maps(NULL, (void *)UINTPTR_MAX);
+}
+
 static inline uint64_t check_random(uint64_t *state)
 {
 	uint64_t x = *state += 0x9e3779b97f4a7c15ull;

@@ -274,26 +274,6 @@ static void assert_drained(void)
 	assert_int_equal(s.dead_held, 0);
 }
 
-/* Mappings of this process that touch [lo, hi). */
-static unsigned count_maps(const void *lo, const void *hi)
-{
-	FILE *f = fopen("/proc/self/maps", "re");
-	unsigned long from, to;
-	char line[512];
-	unsigned n = 0;
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		n += sscanf(line, "%lx-%lx ", &from, &to) == 2 && from < (uintptr_t)hi && to > (uintptr_t)lo;
-	fclose(f);
-	return n;
-}
-
-static unsigned count_all_maps(void)
-{
-	return count_maps(NULL, (void *)UINTPTR_MAX);
-}
-
 static void skip_because(const char *why)
 {
 	print_message("skipped: %s\n", why);
@@ -641,7 +621,7 @@ static void test_realloc_of_a_part_cached(void **state)
 /* How many mappings a call adds to [p, p + PAGES): as many with the cache as without. */
 static unsigned maps_of(const unsigned char *p)
 {
-	return count_maps(p, p + PAGES * change_page());
+	return check_count_maps(p, p + PAGES * change_page());
 }
 
 static void test_mprotect_of_a_part(void **state)
@@ -738,13 +718,13 @@ static void test_brk_grows_after_arming(void **state)
 		skip_because("this machine's heap doesn't grow");
 	*start = 1;
 	cache(start, page);
-	before = count_all_maps();
+	before = check_count_all_maps();
 	for (int i = 0; i < STEPS; i++) {
 		assert_ptr_equal(sbrk((intptr_t)page), start + page * (size_t)(i + 1));
 		stamp(start, page * (size_t)(i + 2), 0);
 	}
 	if (!SANITIZED)
-		assert_in_range(count_all_maps(), 0, before + 2);
+		assert_in_range(check_count_all_maps(), 0, before + 2);
 	assert_true(check(start, page) & HF_REGION_HIT);
 	cache(start, (STEPS + 1) * page);
 	assert_true(check(start, (STEPS + 1) * page) & HF_REGION_HIT);
@@ -798,8 +778,8 @@ static void test_100000_buffers_add_no_mappings(void **state)
 
 	open_sim();
 	p = map_at(NULL, n * stride, MAP_NORESERVE);
-	before = count_maps(p, p + n * stride);
-	all = count_all_maps();
+	before = check_count_maps(p, p + n * stride);
+	all = check_count_all_maps();
 	for (unsigned i = 0; i < n; i++) {
 		struct hf_region r = get(p + i * stride, size, HF_READWRITE);
 
@@ -807,9 +787,9 @@ static void test_100000_buffers_add_no_mappings(void **state)
 		put(&r);
 	}
 	assert_int_equal(check_stats(provider).entries, n);
-	assert_in_range(count_maps(p, p + n * stride), 1, before);
+	assert_in_range(check_count_maps(p, p + n * stride), 1, before);
 	if (!SANITIZED) /* which map shadow memory as they go */
-		assert_in_range(count_all_maps(), 0, all + OWN_MAPS);
+		assert_in_range(check_count_all_maps(), 0, all + OWN_MAPS);
 	for (unsigned i = 0; i < n; i++) {
 		struct hf_region r = get(p + i * stride, size, HF_READWRITE);
 
@@ -817,14 +797,14 @@ static void test_100000_buffers_add_no_mappings(void **state)
 		put(&r);
 	}
 	/* The second time nothing at all is added. */
-	all = count_all_maps();
+	all = check_count_all_maps();
 	hf_flush(provider);
 	for (unsigned i = 0; i < n; i++) {
 		struct hf_region r = get(p + i * stride, size, HF_READWRITE);
 
 		put(&r);
 	}
-	assert_in_range(count_all_maps(), 0, all + 8);
+	assert_in_range(check_count_all_maps(), 0, all + 8);
 	assert_int_equal(munmap(p, n * stride), 0);
 	check_quiet(provider);
 	assert_int_equal(check_stats(provider).entries, 0);
@@ -842,16 +822,16 @@ static void test_2000_mappings_stay_2000(void **state)
 	open_sim();
 	for (unsigned i = 0; i < N; i++)
 		map_at(p + i * stride, 3 * page, MAP_FIXED);
-	before = count_maps(p, p + N * stride);
-	all = count_all_maps();
+	before = check_count_maps(p, p + N * stride);
+	all = check_count_all_maps();
 	for (unsigned i = 0; i < N; i++) {
 		struct hf_region r = get(p + i * stride + page, page, HF_READWRITE);
 
 		assert_int_equal(r.flags, HF_REGION_CACHED);
 		put(&r);
 	}
-	assert_int_equal(count_maps(p, p + N * stride), before);
-	assert_in_range(count_all_maps(), 0, all + OWN_MAPS);
+	assert_int_equal(check_count_maps(p, p + N * stride), before);
+	assert_in_range(check_count_all_maps(), 0, all + OWN_MAPS);
 	assert_int_equal(munmap(p, N * stride), 0);
 	assert_int_equal(close_both(state), 0);
 }

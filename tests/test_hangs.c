@@ -754,19 +754,6 @@ static void *live_shortly(void *arg)
 	return NULL;
 }
 
-static unsigned count_maps(void)
-{
-	FILE *f = fopen("/proc/self/maps", "re");
-	unsigned lines = 0;
-	int c;
-
-	assert_non_null(f);
-	while ((c = getc(f)) != EOF)
-		lines += c == '\n';
-	fclose(f);
-	return lines;
-}
-
 static void run_short_threads(unsigned n)
 {
 	pthread_t t[AT_ONCE];
@@ -787,12 +774,12 @@ static void test_threads_come_and_go(void **state)
 	records.p = map(page);
 	cache(records.p, page);
 	run_short_threads(10 * AT_ONCE);
-	maps = count_maps();
+	maps = check_count_all_maps();
 	run_short_threads(TIMES(SHORT_THREADS));
 	assert_no_faults();
 	assert_in_range(records.count, 1, AT_ONCE + 2); /* used again, not made anew */
 	if (!SANITIZED) /* which keep memory of threads that have ended */
-		assert_in_range(count_maps(), 0, maps + 8);
+		assert_in_range(check_count_all_maps(), 0, maps + 8);
 	assert_true(touch(records.p, page) & HF_REGION_HIT);
 	/* A DONTNEED is proved over although all these threads are gone. */
 	assert_int_equal(madvise(records.p, page, MADV_DONTNEED), 0);

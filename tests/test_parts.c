@@ -155,20 +155,6 @@ static void test_what_comes_and_goes_is_in_part_0(void **state)
 	}
 }
 
-static unsigned count_maps(const char *from, const char *to)
-{
-	FILE *f = fopen("/proc/self/maps", "re");
-	unsigned long start, end;
-	char line[512];
-	unsigned n = 0;
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		n += sscanf(line, "%lx-%lx", &start, &end) == 2 && start < (uintptr_t)to && end > (uintptr_t)from;
-	fclose(f);
-	return n;
-}
-
 /* Pages of one mapping are unmapped, mapped again and cached again: they may not stay mappings of their own. */
 static void test_holes_are_closed(void **state)
 {
@@ -177,7 +163,7 @@ static void test_holes_are_closed(void **state)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	unsigned before, parts = parts_of(p, page);
 
-	before = count_maps(p, p + (2 * HOLES + 1) * page);
+	before = check_count_maps(p, p + (2 * HOLES + 1) * page);
 	for (unsigned i = 1; i < 2 * HOLES; i += 2)
 		assert_int_equal(munmap(p + i * page, page), 0);
 	for (unsigned i = 1; i < 2 * HOLES; i += 2)
@@ -186,7 +172,7 @@ static void test_holes_are_closed(void **state)
 	check_quiet(provider);
 	for (unsigned i = 1; i < 2 * HOLES; i += 2)
 		assert_int_equal(parts_of(p + i * page, page), parts);
-	assert_int_equal(count_maps(p, p + (2 * HOLES + 1) * page), before);
+	assert_int_equal(check_count_maps(p, p + (2 * HOLES + 1) * page), before);
 }
 
 /* No descriptor for a second context: the first serves all. */

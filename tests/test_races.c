@@ -1061,19 +1061,6 @@ static void test_neighbours_8_threads(void **state)
 
 #define STORM 40000u
 
-static unsigned count_maps(void)
-{
-	FILE *f = fopen("/proc/self/maps", "re");
-	unsigned lines = 0;
-	int c;
-
-	assert_non_null(f);
-	while ((c = getc(f)) != EOF)
-		lines += c == '\n';
-	fclose(f);
-	return lines;
-}
-
 static size_t resident(void)
 {
 	FILE *f = fopen("/proc/self/statm", "re");
@@ -1095,7 +1082,7 @@ static void test_unmap_storm(void **state)
 
 	look_until_hit(&w, p, len);
 	before = resident();
-	maps = count_maps();
+	maps = check_count_all_maps();
 	for (i = 0; i < STORM; i++) {
 		assert_int_equal(munmap(p, len), 0);
 		assert_ptr_equal(map_fixed(p, len, MAP_FIXED_NOREPLACE), p);
@@ -1107,7 +1094,7 @@ static void test_unmap_storm(void **state)
 	assert_int_equal(w.wrong, 0);
 	assert_int_equal(check_stats(provider).entries, 1);
 	check_pinned(provider, len);
-	assert_in_range(count_maps(), 0, maps + 8);
+	assert_in_range(check_count_all_maps(), 0, maps + 8);
 	assert_in_range(resident(), 0, before + 4 * MIB + SANITIZED * 64 * MIB);
 	unmap(p, len);
 	check_pinned(provider, 0);
@@ -1129,7 +1116,7 @@ static void test_unmap_storm_of_armed_memory(void **state)
 		cache(p + i * page, page);
 	assert_int_equal(check_stats(provider).entries, STORM / EACH);
 	before = resident();
-	maps = count_maps();
+	maps = check_count_all_maps();
 	for (i = STORM; i > 1; i--)
 		assert_int_equal(munmap(p + (i - 1) * page, page), 0);
 	/* A change of somebody else's, such as the reaper's, may send a lookup round the cache. */
@@ -1140,7 +1127,7 @@ static void test_unmap_storm_of_armed_memory(void **state)
 	assert_true(looks < 100);
 	assert_int_equal(check_stats(provider).entries, 1);
 	assert_int_equal(check_stats(provider).invalidations, STORM / EACH - 1);
-	assert_in_range(count_maps(), 0, maps + 8);
+	assert_in_range(check_count_all_maps(), 0, maps + 8);
 	assert_in_range(resident(), 0, before + 4 * MIB + SANITIZED * 64 * MIB);
 	assert_int_equal(munmap(p, page), 0);
 	assert_accounts(STORM / EACH + looks);
