@@ -259,7 +259,10 @@ static bool wait_for_events(struct uffd *u, bool telling, short revents[HF_SINK_
 		os_sleep_us(100);
 	for (nfds_t i = 1; i < n; i++)
 		revents[part[i]] = rc < 0 ? POLLIN : fds[i].revents;
-	return !atomic_load(&u->stop) && (rc < 0 || !fds[0].revents || woken(u));
+	if (rc >= 0 && fds[0].revents && !woken(u))
+		return false;
+	/* Looked at last: who stops us may have woken us together with one who has made a context. */
+	return !atomic_load(&u->stop);
 }
 
 static void *event_loop(void *p)
