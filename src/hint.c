@@ -91,7 +91,7 @@ static struct hint_bucket *bucket_of(const struct hints *h, uint64_t hash)
 	return t ? &t->bucket[hash & t->mask] : NULL;
 }
 
-static bool is_noted(const struct hints *h, uint64_t start, uint32_t id)
+bool hints_has(const struct hints *h, uint64_t start, uint32_t id)
 {
 	struct hint_search s;
 	uint32_t found;
@@ -105,7 +105,7 @@ static bool is_noted(const struct hints *h, uint64_t start, uint32_t id)
 
 void hints_note(struct hints *h, uint64_t start, uint32_t id)
 {
-	if (!is_noted(h, start, id))
+	if (!hints_has(h, start, id))
 		hints_note_new(h, start, id);
 }
 

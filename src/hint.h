@@ -56,6 +56,8 @@ void hints_empty(struct hint_table *old);
 /* Writer: this entry begins there. */
 void hints_note(struct hints *h, uint64_t start, uint32_t id);
 void hints_note_new(struct hints *h, uint64_t start, uint32_t id); /* ... which hasn't been noted */
+/* Is it noted? */
+bool hints_has(const struct hints *h, uint64_t start, uint32_t id);
 /* Writer: it doesn't any more. */
 void hints_drop(struct hints *h, uint64_t start, uint32_t id);
 

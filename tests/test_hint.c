@@ -20,18 +20,6 @@ static void grow(struct hints *h)
 	hints_empty(old);
 }
 
-static bool finds(const struct hints *h, uint64_t start, uint32_t id)
-{
-	struct hint_search s;
-	uint32_t found;
-
-	hints_search(h, start, &s);
-	do {
-		found = hints_next(&s);
-	} while (found != HINT_NONE && found != id);
-	return found == id;
-}
-
 /* Candidates that are not the one: each costs a look at an entry. */
 static unsigned wrong(const struct hints *h, uint64_t start, uint32_t id)
 {
@@ -50,7 +38,7 @@ static void nothing_without_a_table(void **state)
 	struct hints h = { .count = 0 };
 
 	hints_note(&h, PAGE, 1);
-	assert_false(finds(&h, PAGE, 1));
+	assert_false(hints_has(&h, PAGE, 1));
 	hints_drop(&h, PAGE, 1);
 	assert_true(hints_are_full(&h, 1));
 	hints_destroy(&h);
@@ -64,11 +52,11 @@ static void noted_and_dropped(void **state)
 	for (uint32_t i = 0; i < 40; i++)
 		hints_note(&h, i * 17 * PAGE, i);
 	for (uint32_t i = 0; i < 40; i++)
-		assert_true(finds(&h, i * 17 * PAGE, i));
+		assert_true(hints_has(&h, i * 17 * PAGE, i));
 	for (uint32_t i = 0; i < 40; i += 2)
 		hints_drop(&h, i * 17 * PAGE, i);
 	for (uint32_t i = 0; i < 40; i++)
-		assert_int_equal(finds(&h, i * 17 * PAGE, i), i % 2);
+		assert_int_equal(hints_has(&h, i * 17 * PAGE, i), i % 2);
 	hints_destroy(&h);
 }
 
@@ -84,8 +72,8 @@ static void same_page(void **state)
 	}
 	assert_int_equal(wrong(&h, PAGE, 0), 4);
 	hints_drop(&h, PAGE, 3);
-	assert_false(finds(&h, PAGE, 3));
-	assert_true(finds(&h, PAGE, 4));
+	assert_false(hints_has(&h, PAGE, 3));
+	assert_true(hints_has(&h, PAGE, 4));
 	hints_destroy(&h);
 }
 
@@ -105,7 +93,7 @@ static void few_are_lost(void **state)
 		for (uint32_t i = 0; i < n; i++)
 			hints_note(&h, i * strides[s] * PAGE, i);
 		for (uint32_t i = 0; i < n; i++) {
-			lost += !finds(&h, i * strides[s] * PAGE, i);
+			lost += !hints_has(&h, i * strides[s] * PAGE, i);
 			more += wrong(&h, i * strides[s] * PAGE, i);
 		}
 		assert_in_range(lost, 0, n / 50);
@@ -124,9 +112,9 @@ static void larger_begins_empty(void **state)
 	hints_note(&h, PAGE, 1);
 	grow(&h);
 	assert_int_equal(h.enough, 2 * before);
-	assert_false(finds(&h, PAGE, 1));
+	assert_false(hints_has(&h, PAGE, 1));
 	hints_note(&h, PAGE, 1);
-	assert_true(finds(&h, PAGE, 1));
+	assert_true(hints_has(&h, PAGE, 1));
 	hints_destroy(&h);
 }
 
