@@ -3,10 +3,10 @@
 # Install the Debian packages that are missing: need.sh demo | check | bench
 set -eu
 
-build="gcc libc6-dev meson ninja-build pkg-config liburing-dev"
+build="gcc libc6-dev meson ninja-build pkg-config liburing-dev libsodium-dev"
 case "${1:-}" in
 demo)  packages="$build" ;;
-check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps" ;;
+check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps iproute2" ;;
 bench) packages="$build libucx-dev valgrind gnuplot-nox" ;;
 *)     echo "usage: $0 demo|check|bench" >&2; exit 2 ;;
 esac

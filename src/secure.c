@@ -194,13 +194,19 @@ int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_c
 
 int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 {
+	unsigned parts;
 	struct secured *s;
 	int rc = switch_enter(sw);
 
 	if (rc)
 		return rc;
+	pthread_mutex_lock(&sw->secured.lock);
+	s = lookup(&sw->secured, id);
+	parts = s ? switch_parts(sw, s->watch_id) : 0;
+	pthread_mutex_unlock(&sw->secured.lock);
 	/* A change whose call has returned is told: wait for what is being told now. */
-	switch_settle(sw, PARTS_ALL);
+	if (s)
+		switch_settle(sw, parts);
 	pthread_mutex_lock(&sw->secured.lock);
 	s = lookup(&sw->secured, id);
 	rc = s ? s->changed : -EINVAL;

@@ -76,6 +76,14 @@ struct hf_nic_ops {
 	/* optional: copy through the registration (hf_peek, hf_poke). */
 	int (*peek)(void *nic, const struct hf_region *r, uint64_t addr, void *dst, size_t len);
 	int (*poke)(void *nic, const struct hf_region *r, uint64_t addr, const void *src, size_t len);
+
+	/*
+	 * optional: what SAN sockets (san.h) are carried by. Move up to `len` bytes of the held region r from `addr` on
+	 * to (HF_READ) or from (HF_WRITE) the stream socket `fd`, without waiting. How many were moved, 0: the other side is
+	 * gone; -EAGAIN when it would have to wait; or -errno. Raises no SIGPIPE. Several threads call at once, but one per
+	 * socket and direction.
+	 */
+	int (*move)(void *nic, unsigned access, int fd, const struct hf_region *r, uint64_t addr, uint64_t len);
 };
 
 /* Open a provider on a NIC of one's own. As hf_provider_open(); -EINVAL for a table that is too short. */
@@ -133,11 +141,22 @@ struct hf_proxy_ops {
 	 */
 	int (*check)(void *proxy);
 
-	/* optional, with HF_CAP_DENY (from a later version on). */
+	/*
+	 * optional, with HF_CAP_DENY: from the return on until unsecure() of *id, calls that would free a part of [start, end), or
+	 * give it less than `access`, are refused (R37). What was let through before has ended. Nothing is told. Any kind of
+	 * mapping. 0; -EFAULT not wholly mapped, -EACCES fewer rights; -EAGAIN a change that began before is still under
+	 * way; -ENOMEM.
+	 */
 	int (*deny)(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
 
 	/* optional, with HF_CAP_PARTS: check() for the changes that are told by one of `parts` (bit i: part i). */
 	int (*check_parts)(void *proxy, unsigned parts);
+
+	/*
+	 * optional: would open() work here? For a proxy whose open() leaves something in the process that can't be taken
+	 * back. 0, or -errno with the sentence. `auto` never takes a proxy that has it: it must be asked for by name.
+	 */
+	int (*probe)(void);
 };
 
 /*

@@ -88,7 +88,7 @@ int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len);
 /* ------------------------------------------------------------------ securing */
 
 #define HF_NOTIFY 0x10u /* tell me when the range changes */
-#define HF_DENY   0x20u /* refuse the change; -ENOTSUP where the proxy can't */
+#define HF_DENY   0x20u /* refuse the change; -ENOTSUP where the proxy can't (`supervise` can) */
 
 /*
  * Called when a secured range changes, with the part that did. It may run on the thread that
@@ -102,6 +102,11 @@ typedef void (*hf_changed_fn)(void *arg, void *addr, size_t len);
  * Secure ownership of [addr, addr+len): MmSecureVirtualMemory (R37). `flags`: one of
  * HF_READ / HF_READWRITE, the rights that must be there now, and HF_NOTIFY, HF_DENY or both. `changed` may
  * be NULL: then ask hf_secured_changed(). Ranges may overlap; each is told by itself.
+ *
+ * With HF_DENY every call of this process that would free a part of the range fails with EBUSY, and every one that
+ * would give it less than the rights of `flags` with EACCES, and nothing happens. It works for every kind of mapping, but
+ * protects against calls of this process only, not against a file being truncated (R42). With HF_NOTIFY besides,
+ * what changed in spite of it is told; what was refused is not.
  *
  * Errors: -EINVAL (flags, empty, wrap), -EFAULT (not wholly mapped), -EACCES (mapped with fewer
  * rights), -ENOTSUP (deny asked and the proxy can't), -EOPNOTSUPP (the proxy is blind to changes of

@@ -124,4 +124,5 @@ const struct hf_nic_ops hf_nic_uring = {
 	.recv = uring_recv,
 	.peek = uring_peek,
 	.poke = uring_poke,
+	.move = uring_nic_move,
 };

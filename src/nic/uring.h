@@ -96,6 +96,8 @@ int uring_poke(void *nic, const struct hf_region *r, uint64_t addr, const void *
 int uring_attach(void *nic, int fd, void **conn);
 void uring_detach(void *conn);
 int uring_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len);
+int uring_nic_move(void *nic, unsigned access, int fd, const struct hf_region *r, uint64_t addr,
+		   uint64_t len);
 int uring_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len, uint64_t *got);
 
 #endif

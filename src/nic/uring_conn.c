@@ -230,6 +230,29 @@ void uring_detach(void *conn)
 	free(c);
 }
 
+/* What SAN sockets are carried by. */
+int uring_nic_move(void *p, unsigned access, int fd, const struct hf_region *r, uint64_t addr, uint64_t len)
+{
+	struct uring_nic *nic = p;
+	struct sigpipe s;
+	int rc = 0;
+
+	if (nic->users_ring)
+		return -EOPNOTSUPP;
+	pthread_mutex_lock(&nic->lock);
+	if (!nic->caps.known)
+		rc = uring_find_caps(nic);
+	pthread_mutex_unlock(&nic->lock);
+	if (rc)
+		return rc;
+	if (access == HF_WRITE || nic->caps.nosignal)
+		return uring_move(nic, access == HF_WRITE ? URING_IN : URING_OUT, fd, r, addr, len);
+	sigpipe_block(&s);
+	rc = uring_move(nic, URING_OUT, fd, r, addr, len);
+	sigpipe_restore(&s, rc);
+	return rc;
+}
+
 static int send_message(struct uring_conn *c, const struct hf_region *r, uint64_t addr, uint32_t len)
 {
 	struct sigpipe s;

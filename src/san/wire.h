@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What two holdfast processes say to each other on a stream: docs/wire.md. Only turning bytes into fields and back, with
+ * every length and every reserved bit checked: no allocation, no I/O, no state. Fuzzed (fuzz/wire.c).
+ *
+ *   client                               server
+ *   ---------------------------------    ---------------------------------
+ *   HELLO  versions, limits, nonce  ──►
+ *                                   ◄──  HELLO  version, limits, nonce
+ *   PROOF  of the secret            ──►
+ *                                   ◄──  PROOF, or REFUSE with a reason
+ *   from here on frames, in both directions, each with its payload behind it
+ */
+#ifndef HF_SAN_WIRE_H
+#define HF_SAN_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_VERSION 1
+#define WIRE_HELLO_SIZE 64
+#define WIRE_NONCE_SIZE 32
+#define WIRE_PROOF_SIZE 48   /* also REFUSE's */
+#define WIRE_MAC_SIZE 32
+#define WIRE_FRAME_SIZE 80
+#define WIRE_DESCRIPTOR_SIZE 32
+#define WIRE_CHUNK_MAX (1u << 20) /* payload behind one frame */
+
+struct wire_hello {
+	uint16_t version_min, version_max; /* a server's answer: both the one chosen */
+	uint64_t max_message, max_rdma;
+	uint32_t depth;                    /* operations at once */
+	uint8_t nonce[WIRE_NONCE_SIZE];
+};
+
+struct wire_proof {
+	int32_t status;              /* 0: PROOF; else REFUSE, -errno */
+	uint8_t mac[WIRE_MAC_SIZE];  /* zeros without a secret */
+};
+
+enum wire_type {
+	WIRE_CREDIT = 1, /* a receive was posted: total is its size, op its number */
+	WIRE_MESSAGE,    /* a piece of a message: op is the sender's, offset where in it, total the whole */
+	WIRE_WRITE,      /* a piece of an RDMA write: descriptor, and offset into what it exposes */
+	WIRE_READ,       /* asks for total bytes from offset of the descriptor; no payload */
+	WIRE_DATA,       /* a piece of the answer to READ op; offset counts from its start */
+	WIRE_DONE,       /* op of the peer's (message, write, read) has ended with status; no payload */
+	WIRE_BYE,        /* nothing more will come */
+	WIRE_TYPES
+};
+
+#define WIRE_LAST 1u /* flag: the last piece of this op */
+
+struct wire_frame {
+	enum wire_type type;
+	uint16_t flags;
+	uint32_t op;
+	int32_t status;    /* <= 0 */
+	uint32_t length;   /* bytes of payload behind the frame */
+	uint64_t offset;
+	uint64_t total;
+	uint8_t descriptor[WIRE_DESCRIPTOR_SIZE]; /* zeros but in WRITE and READ */
+};
+
+/*
+ * decode: 0; -EPROTO: not ours, damaged, a field that this type doesn't have is not 0, offset + length or total wraps or
+ * doesn't fit; -EPROTONOSUPPORT: a hello of which no version is ours. Nothing is written to *out then but zeros.
+ */
+void wire_put_hello(uint8_t out[WIRE_HELLO_SIZE], const struct wire_hello *h);
+int wire_get_hello(const uint8_t in[WIRE_HELLO_SIZE], struct wire_hello *out);
+void wire_put_proof(uint8_t out[WIRE_PROOF_SIZE], const struct wire_proof *p);
+int wire_get_proof(const uint8_t in[WIRE_PROOF_SIZE], struct wire_proof *out);
+void wire_put_frame(uint8_t out[WIRE_FRAME_SIZE], const struct wire_frame *f);
+int wire_get_frame(const uint8_t in[WIRE_FRAME_SIZE], struct wire_frame *out);
+
+/* The status that goes over the wire for an errno: the few of san.h; everything else is -EIO. And back. */
+int32_t wire_status(int err);
+
+#endif
