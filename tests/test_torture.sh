@@ -56,9 +56,22 @@ is wrong_bytes -eq 0
 expect 1 "the negative control" "$tool" torture --seconds 2 --threads 4 --unsafe --json
 is stale_hits -gt 0
 is wrong_bytes -gt 0
+is not_refused -gt 0
 
 expect 1 "the negative control, races only" "$tool" torture --seconds 1 --threads 2 --unsafe --case 'race-*' --json
 is wrong_bytes -gt 0
+
+if "$tool" doctor --json | grep -A3 '"supervise"' | grep -q '"available": *true'; then
+	expect 0 "supervise: told before, and refused (R36, R37)" \
+		"$tool" torture --seconds 4 --threads 4 --proxy supervise --json
+	is stale_hits -eq 0
+	is wrong_bytes -eq 0
+	is blind_stale_hits -eq 0
+	is refused -gt 100
+	is not_refused -eq 0
+else
+	echo "skipped: supervise is not available here"
+fi
 
 expect 0 "fast, one thread" "$tool" torture --seconds 1 --threads 1 --mode fast --case 'munmap-*,mremap-*' --json
 expect 0 "a table for people" "$tool" torture --seconds 1 --case 'madv-*,race-recycle'

@@ -77,6 +77,8 @@ struct ground {
 #define CHANGE_UNTOUCHED 8u  /* nothing is written or read before the first lookup */
 #define CHANGE_RIGHTS    16u /* between apply and back the range has fewer rights than the lookup asks */
 
+#define CHANGE_UNREFUSED 32u /* not by a call of this process on this range: nobody can refuse it (R42) */
+
 #define CHANGE_WRONG 1 /* answered by apply: not "can't run" but a fault of the library; see why */
 
 struct change {

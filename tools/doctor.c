@@ -170,16 +170,17 @@ static bool measure(struct column *col, const char *name)
 	return true;
 }
 
+/* The weakest first, for what `supervise` leaves in the process slows the others down; shown the other way round. */
 static void measure_all(struct checkup *d)
 {
-	unsigned i;
+	struct column weakest_first[sizeof(d->columns) / sizeof(d->columns[0])];
+	unsigned i, n = 0;
 
-	for (i = 0; i < d->proxy_count; i++) {
-		if (!caches(&d->proxies[i]))
-			continue;
-		if (measure(&d->columns[d->column_count], d->proxies[i].name))
-			d->column_count++;
-	}
+	for (i = d->proxy_count; i--;)
+		if (caches(&d->proxies[i]) && measure(&weakest_first[n], d->proxies[i].name))
+			n++;
+	for (d->column_count = n, i = 0; i < n; i++)
+		d->columns[i] = weakest_first[n - 1 - i];
 }
 
 /* ------------------------------------------------------------------ for people */
@@ -257,14 +258,14 @@ static void print_changes(const struct checkup *d)
 	if (!d->column_count)
 		return;
 	printf("\nchanges, measured with uring just now (manual is told by the program)\n");
-	printf("%-24s %3s  %-18s", "change", "haz", "memory");
+	printf("%-21s %2s  %-17s", "change", "hz", "memory");
 	for (i = 0; i < d->column_count; i++)
-		printf(" %-19s", d->columns[i].name);
+		printf(" %-18s", d->columns[i].name);
 	putchar('\n');
 	for (row = 0; row < changes_count; row++) {
-		printf("%-24s %3u  %-18s", changes[row].name, changes[row].hazard, ground_name(changes[row].kind));
+		printf("%-21s %2u  %-17s", changes[row].name, changes[row].hazard, ground_name(changes[row].kind));
 		for (i = 0; i < d->column_count; i++)
-			printf(" %-19s", noted_verdict(&notes, &d->columns[i].rows[row], verdict));
+			printf(" %-18s", noted_verdict(&notes, &d->columns[i].rows[row], verdict));
 		putchar('\n');
 	}
 	print_notes(&notes);

@@ -23,11 +23,13 @@ static uint64_t threads = 8, seed;
 static const char *proxy = "auto", *mode = "exact", *wanted;
 static bool list, unsafe;
 
-/* A row of either table, and what came of it so far. */
+/* A row of either table, and what came of it so far. A change has two: as it is, and of secured memory. */
 struct torture_case {
-	const char *name, *what;
+	char name[40];
+	const char *what;
 	unsigned hazard;
 	const struct change *change;
+	bool denied;
 	const struct race *race;
 	bool chosen;
 	struct outcome o;
@@ -38,6 +40,8 @@ struct torture {
 	size_t count;
 	unsigned weights; /* of the chosen races */
 	bool any_change;
+	bool can_deny; /* else the cases of secured memory are left out */
+	char why_not[160];
 	struct judge judge;
 	uint64_t begin;
 	bool hangs;
@@ -45,13 +49,14 @@ struct torture {
 
 /* ------------------------------------------------------------------ which cases */
 
-static void add_case(struct torture *t, const struct change *c, const struct race *r)
+static void add_case(struct torture *t, const struct change *c, bool denied, const struct race *r)
 {
 	struct torture_case *k = &t->cases[t->count++];
 
 	k->change = c;
+	k->denied = denied;
 	k->race = r;
-	k->name = c ? c->name : r->name;
+	snprintf(k->name, sizeof(k->name), "%s%s", denied ? "deny-" : "", c ? c->name : r->name);
 	k->what = c ? c->what : r->what;
 	k->hazard = c ? c->hazard : r->hazard;
 }
@@ -60,13 +65,16 @@ static bool all_cases(struct torture *t)
 {
 	size_t i;
 
-	t->cases = calloc(changes_count + races_count, sizeof(*t->cases));
+	t->cases = calloc(2 * changes_count + races_count, sizeof(*t->cases));
 	if (!t->cases)
 		return false;
 	for (i = 0; i < changes_count; i++)
-		add_case(t, &changes[i], NULL);
+		add_case(t, &changes[i], false, NULL);
+	for (i = 0; i < changes_count; i++)
+		if (changes[i].apply && !(changes[i].flags & CHANGE_SILENT))
+			add_case(t, &changes[i], true, NULL);
 	for (i = 0; i < races_count; i++)
-		add_case(t, NULL, &races[i]);
+		add_case(t, NULL, false, &races[i]);
 	return true;
 }
 
@@ -157,10 +165,10 @@ static void run_changes(struct torture *t)
 	for (i = 0; i < t->count; i++) {
 		struct torture_case *k = &t->cases[i];
 
-		if (!k->chosen || !k->change)
+		if (!k->chosen || !k->change || (k->denied && !t->can_deny))
 			continue;
 		show(t, k);
-		judge_change(&t->judge, k->change, &o);
+		(k->denied ? judge_denied : judge_change)(&t->judge, k->change, &o);
 		outcome_add(&k->o, &o);
 	}
 }
@@ -261,12 +269,17 @@ void print_notes(const struct notes *n)
 	}
 }
 
+static bool is_shown(const struct torture *t, const struct torture_case *k)
+{
+	return k->chosen && (t->can_deny || !(k->denied || (k->race && k->race->denies)));
+}
+
 static void print_case(const struct torture_case *k, struct notes *notes)
 {
 	const struct counts *n = &k->o.n;
 	char verdict[32];
 
-	printf("%-25s %3u  %-18s %10llu %9llu %8llu %9llu %9llu\n", k->name, k->hazard,
+	printf("%-27s %3u  %-18s %9llu %9llu %8llu %8llu %9llu\n", k->name, k->hazard,
 	       noted_verdict(notes, &k->o, verdict), (unsigned long long)n->lookups, (unsigned long long)n->hits,
 	       (unsigned long long)n->uncached, (unsigned long long)n->stale_hits,
 	       (unsigned long long)n->wrong_bytes);
@@ -282,8 +295,17 @@ static void print_summary(const struct torture *t, const struct counts *n)
 	if (n->blind_stale_hits)
 		printf("\nin blind spots besides: %llu stale hits, %llu wrong bytes", (unsigned long long)n->blind_stale_hits,
 		       (unsigned long long)n->blind_wrong_bytes);
+	if (t->can_deny)
+		printf("\nof changes of secured memory: %llu refused, %llu not refused that had to be",
+		       (unsigned long long)n->refused, (unsigned long long)n->broken);
 	printf("\n%.1f s, %llu threads, proxy %s, mode %s, seed %llu\n", since(t->begin), (unsigned long long)threads,
 	       t->judge.proxy, mode, (unsigned long long)seed);
+	if (!t->can_deny) {
+		char text[200];
+
+		snprintf(text, sizeof(text), "Refusing was not tried: %s", t->why_not);
+		print_wrapped(0, text);
+	}
 	if (unsafe)
 		printf("--unsafe: every change was left unnoticed; wrong bytes are what this run has to find\n");
 	else if (!strcmp(mode, "fast"))
@@ -295,10 +317,10 @@ static void print_table(const struct torture *t, const struct counts *n)
 	struct notes notes = { 0 };
 	size_t i;
 
-	printf("%-25s %3s  %-18s %10s %9s %8s %9s %9s\n", "case", "haz", "verdict", "lookups", "hits", "uncached",
+	printf("%-27s %3s  %-18s %9s %9s %8s %8s %9s\n", "case", "haz", "verdict", "lookups", "hits", "uncached",
 	       "stale", "wrong");
 	for (i = 0; i < t->count; i++)
-		if (t->cases[i].chosen)
+		if (is_shown(t, &t->cases[i]))
 			print_case(&t->cases[i], &notes);
 	print_notes(&notes);
 	print_summary(t, n);
@@ -315,6 +337,8 @@ static void json_counts(const struct counts *n)
 	json_u64("uncached", n->uncached);
 	json_u64("failures", n->failures);
 	json_u64("limited", n->limited);
+	json_u64("refused", n->refused);
+	json_u64("not_refused", n->broken);
 }
 
 static void json_case(const struct torture_case *k)
@@ -342,7 +366,7 @@ static void print_json(const struct torture *t, const struct counts *n)
 	json_bool("unsafe", unsafe);
 	json_open("cases", '[');
 	for (i = 0; i < t->count; i++)
-		if (t->cases[i].chosen)
+		if (is_shown(t, &t->cases[i]))
 			json_case(&t->cases[i]);
 	json_close();
 	json_close();
@@ -384,6 +408,7 @@ static int begin(struct torture *t)
 		return tool_fail(TOOL_USAGE, "%s", hf_error());
 	if (err)
 		return tool_fail(TOOL_CANNOT, "%s", hf_error());
+	t->can_deny = judge_can_deny(&t->judge, t->why_not, sizeof(t->why_not));
 	t->begin = tool_now_ns();
 	if (strcmp(t->judge.proxy, "none"))
 		return TOOL_OK;
@@ -428,7 +453,7 @@ static int run_torture(void)
 static const struct tool_option options[] = {
 	{ "seconds", "N", "how long, all in all", TOOL_SECONDS, &seconds },
 	{ "threads", "N", "threads in every race", TOOL_U64, &threads },
-	{ "proxy", "NAME", "what watches the memory: auto, uffd, manual", TOOL_STRING, &proxy },
+	{ "proxy", "NAME", "what watches the memory: auto, supervise, uffd, manual", TOOL_STRING, &proxy },
 	{ "mode", "exact|fast", "fast leaves out the check of every hit", TOOL_STRING, &mode },
 	{ "case", "LIST", "names or patterns with commas between, such as 'munmap-*,race-recycle'; default: all",
 	  TOOL_STRING, &wanted },
@@ -445,7 +470,8 @@ const struct tool_command cmd_torture = {
 		  "compares what the NIC reads and writes with what the processor sees.\n\n"
 		  "Verdicts: ok (registered anew), ok-kept (the same pages, a hit with the right bytes), not cached (the\n"
 		  "proxy can't watch such memory), blind spot (a stale hit where the proxy is known to be blind),\n"
-		  "can't run here, and STALE or FAILED, for which the exit code is 1.",
+		  "can't run here, and STALE or FAILED, for which the exit code is 1. Where the proxy can refuse changes\n"
+		  "(supervise), deny-... makes each change to secured memory: ok means refused, and no byte changed.",
 	.options = options,
 	.run = run_torture,
 };

@@ -36,6 +36,8 @@ struct counts {
 	uint64_t blind_wrong_bytes;
 	uint64_t failures;    /* lookups that answered an error; -ENOMEM is a limit, not a failure */
 	uint64_t limited;     /* ... those */
+	uint64_t refused;     /* changes of secured memory that were refused, as they have to be (R37) */
+	uint64_t broken;      /* ... that were not, or bytes that changed all the same */
 };
 
 struct outcome {
@@ -59,6 +61,10 @@ int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe
 void judge_close(struct judge *j);
 /* Run one row of the table; nothing of it is left in the cache afterwards. */
 void judge_change(struct judge *j, const struct change *c, struct outcome *o);
+/* The same, of secured memory (HF_DENY): it has to be refused, and nothing be changed. torture_deny.c */
+void judge_denied(struct judge *j, const struct change *c, struct outcome *o);
+/* Can the proxy refuse changes? Else false, with the reason. */
+bool judge_can_deny(const struct judge *j, char *why, size_t size);
 /* Everything idle leaves the NIC. False: something stays pinned or held although nobody holds it. */
 bool judge_drained(struct hf_provider *p, char *why, size_t size);
 
@@ -82,6 +88,7 @@ struct race {
 	void (*work)(struct worker *w); /* until the arena says stop */
 	bool (*verify)(struct arena *a, char *why, size_t size); /* optional, when all have stopped; false: a fault */
 	const char *what;
+	bool denies; /* only where the proxy can refuse changes */
 };
 
 extern const struct race races[];

@@ -36,6 +36,8 @@ static void counts_add(struct counts *sum, const struct counts *n)
 	sum->blind_wrong_bytes += n->blind_wrong_bytes;
 	sum->failures += n->failures;
 	sum->limited += n->limited;
+	sum->refused += n->refused;
+	sum->broken += n->broken;
 }
 
 void outcome_add(struct outcome *sum, const struct outcome *o)
@@ -82,6 +84,13 @@ static int unsafe_secure(void *proxy, uint64_t start, uint64_t end, unsigned acc
 	return err ? err : HF_WATCHED;
 }
 
+/* Claims to refuse changes, and doesn't. */
+static int unsafe_deny(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id)
+{
+	*id = 0;
+	return hf_range_check(start, end, access);
+}
+
 static void unsafe_unsecure(void *proxy, uint64_t start, uint64_t end, uint64_t id)
 {
 }
@@ -89,12 +98,13 @@ static void unsafe_unsecure(void *proxy, uint64_t start, uint64_t end, uint64_t 
 static const struct hf_proxy_ops unsafe_ops = {
 	.size = sizeof(unsafe_ops),
 	.abi = HF_BACKEND_ABI,
-	.caps = HF_CAP_WATCH,
+	.caps = HF_CAP_WATCH | HF_CAP_DENY,
 	.name = "unsafe",
 	.open = unsafe_open,
 	.close = unsafe_close,
 	.secure = unsafe_secure,
 	.unsecure = unsafe_unsecure,
+	.deny = unsafe_deny,
 };
 
 /* ------------------------------------------------------------------ open and close */

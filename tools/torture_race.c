@@ -4,7 +4,7 @@
  * what the processor sees there is what the NIC has to see. Every round changes a mapping, writes a fresh
  * stamp and looks the range up.
  */
-#include "torture.h"
+#include "torture_race.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -18,48 +18,15 @@
 
 #include "tool.h"
 
-#define STAMP 16
 #define HANG_SECONDS 30 /* a thread that takes longer to end hangs */
 #define WRITE_ONE_IN 16 /* lookups that write through the NIC as well as read */
 #define CHANGE_ONE_IN 8 /* rounds that ask for leave to change */
 #define CHANGERS_ONE_IN 4 /* threads that may change at once */
 #define SMALL_OPTIONS "max_count=8,max_bytes=4194304"
 
-struct pair {
-	pthread_barrier_t meet;
-	_Atomic bool last; /* written by the first of the two before they meet */
-};
-
-struct arena {
-	const struct race *race;
-	struct judge *j;
-	struct hf_provider *provider;
-	unsigned threads;
-	_Atomic bool stop;
-	unsigned char *mem;    /* race->pages for every thread */
-	size_t mem_len;
-	pthread_barrier_t all;
-	_Atomic bool last;     /* written by thread 0 before all meet */
-	_Atomic unsigned changing;    /* threads that have leave to change; see may_change() */
-	_Atomic uint64_t quiet_until; /* nobody gets leave before; tool_now_ns() */
-	struct pair *pairs;
-	_Atomic uint64_t slowest_ns;
-	struct worker *workers;
-};
-
-struct worker {
-	struct arena *a;
-	unsigned id;
-	pthread_t thread;
-	uint64_t random, serial;
-	uint64_t change_begun;
-	struct counts n;
-	char why[sizeof(((struct outcome *)0)->why)];
-} __attribute__((aligned(128)));
-
 /* ------------------------------------------------------------------ small parts */
 
-static uint64_t next_random(struct worker *w)
+uint64_t race_random(struct worker *w)
 {
 	w->random ^= w->random << 13;
 	w->random ^= w->random >> 7;
@@ -67,12 +34,12 @@ static uint64_t next_random(struct worker *w)
 	return w->random;
 }
 
-static size_t below(struct worker *w, size_t n)
+size_t race_below(struct worker *w, size_t n)
 {
-	return (next_random(w) >> 16) % n;
+	return (race_random(w) >> 16) % n;
 }
 
-static bool stopped(struct worker *w)
+bool race_stopped(struct worker *w)
 {
 	return atomic_load_explicit(&w->a->stop, memory_order_relaxed);
 }
@@ -82,14 +49,14 @@ static void tell(struct worker *w, const void *addr, size_t len)
 	judge_tell(w->a->j, addr, len);
 }
 
-static unsigned char *map_pages(size_t pages)
+unsigned char *race_map(size_t pages)
 {
 	void *p = mmap(NULL, pages * change_page(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void unmap_pages(struct worker *w, unsigned char *addr, size_t pages)
+void race_unmap(struct worker *w, unsigned char *addr, size_t pages)
 {
 	tell(w, addr, pages * change_page());
 	munmap(addr, pages * change_page());
@@ -101,7 +68,7 @@ static void renew(struct worker *w, unsigned char *addr, size_t pages)
 	size_t len = pages * change_page();
 
 	tell(w, addr, len);
-	if (next_random(w) & 0x100)
+	if (race_random(w) & 0x100)
 		madvise(addr, len, MADV_DONTNEED);
 	else
 		mmap(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -117,7 +84,7 @@ static bool may_change(struct worker *w)
 	unsigned limit = w->a->threads / CHANGERS_ONE_IN;
 
 	sched_yield();
-	if (below(w, CHANGE_ONE_IN))
+	if (race_below(w, CHANGE_ONE_IN))
 		return false;
 	w->change_begun = tool_now_ns();
 	if (w->change_begun < atomic_load(&w->a->quiet_until))
@@ -145,7 +112,7 @@ static void stamp_here(struct worker *w, unsigned char *at)
 	memcpy(at, stamp, sizeof(stamp));
 }
 
-static void stamp_pages(struct worker *w, unsigned char *addr, size_t pages)
+void race_stamp(struct worker *w, unsigned char *addr, size_t pages)
 {
 	for (; pages--; addr += change_page())
 		stamp_here(w, addr);
@@ -153,7 +120,7 @@ static void stamp_pages(struct worker *w, unsigned char *addr, size_t pages)
 
 /* ------------------------------------------------------------------ a lookup and its judgement */
 
-static void remember(struct worker *w, const char *call, int err)
+void race_remember(struct worker *w, const char *call, int err)
 {
 	if (!w->why[0] && err != -ENOMEM)
 		snprintf(w->why, sizeof(w->why), "%s: %s", call, hf_error());
@@ -169,7 +136,7 @@ static bool get(struct worker *w, unsigned char *addr, size_t len, struct hf_reg
 
 	w->n.lookups++;
 	if (err) {
-		remember(w, "hf_get", err);
+		race_remember(w, "hf_get", err);
 		return false;
 	}
 	w->n.hits += (r->flags & HF_REGION_HIT) != 0;
@@ -182,7 +149,7 @@ static void put(struct worker *w, struct hf_region *r)
 	int err = hf_put(w->a->provider, r);
 
 	if (err)
-		remember(w, "hf_put", err);
+		race_remember(w, "hf_put", err);
 }
 
 static unsigned wrong_to_read(struct worker *w, const struct hf_region *r, const unsigned char *at)
@@ -191,17 +158,17 @@ static unsigned wrong_to_read(struct worker *w, const struct hf_region *r, const
 	int err = hf_peek(r, at, nic, sizeof(nic));
 
 	if (err)
-		remember(w, "hf_peek", err);
+		race_remember(w, "hf_peek", err);
 	return err ? 0 : differing(nic, at, sizeof(nic));
 }
 
 static unsigned wrong_to_write(struct worker *w, const struct hf_region *r, unsigned char *at)
 {
-	uint64_t nic[STAMP / 8] = { next_random(w), next_random(w) };
+	uint64_t nic[STAMP / 8] = { race_random(w), race_random(w) };
 	int err = hf_poke(r, at, nic, sizeof(nic));
 
 	if (err)
-		remember(w, "hf_poke", err);
+		race_remember(w, "hf_poke", err);
 	return err ? 0 : differing(nic, at, sizeof(nic));
 }
 
@@ -220,24 +187,24 @@ static void look(struct worker *w, unsigned char *addr, size_t len, unsigned cha
 	if (!get(w, addr, len, &r))
 		return;
 	wrong = wrong_to_read(w, &r, at);
-	if (!shared && !below(w, WRITE_ONE_IN))
+	if (!shared && !race_below(w, WRITE_ONE_IN))
 		wrong += wrong_to_write(w, &r, at);
 	judge_bytes(w, &r, wrong);
 	put(w, &r);
 }
 
 /* All of it, and any page of it. */
-static void look_at(struct worker *w, unsigned char *addr, size_t pages)
+void race_look(struct worker *w, unsigned char *addr, size_t pages)
 {
-	look(w, addr, pages * change_page(), addr + below(w, pages) * change_page(), false);
+	look(w, addr, pages * change_page(), addr + race_below(w, pages) * change_page(), false);
 }
 
 /* A part of it, from somewhere in a page to somewhere in another. */
 static void look_inside(struct worker *w, unsigned char *addr, size_t pages)
 {
-	size_t first = below(w, pages), count = 1 + below(w, pages - first);
-	unsigned char *at = addr + (first + below(w, count)) * change_page();
-	size_t ragged = below(w, change_page() - STAMP);
+	size_t first = race_below(w, pages), count = 1 + race_below(w, pages - first);
+	unsigned char *at = addr + (first + race_below(w, count)) * change_page();
+	size_t ragged = race_below(w, change_page() - STAMP);
 
 	addr += first * change_page();
 	look(w, addr, count * change_page() - ragged, at, false);
@@ -256,17 +223,17 @@ struct slot {
 /* Give a mapping back and take another; the address is often one that a thread has just given back. */
 static void recycle(struct worker *w, struct slot *s)
 {
-	uint64_t bits = next_random(w);
+	uint64_t bits = race_random(w);
 	int i;
 
 	if (s->addr)
-		unmap_pages(w, s->addr, s->pages);
+		race_unmap(w, s->addr, s->pages);
 	s->pages = 1 + (bits >> 20 & bits >> 30 & 15); /* 1 to 16, more small ones: page faults cost most */
-	s->addr = map_pages(s->pages);
+	s->addr = race_map(s->pages);
 	if (!s->addr)
 		return;
-	stamp_pages(w, s->addr, s->pages);
-	look_at(w, s->addr, s->pages);
+	race_stamp(w, s->addr, s->pages);
+	race_look(w, s->addr, s->pages);
 	for (i = 1; i < LOOKUPS_PER_MAPPING; i++)
 		look_inside(w, s->addr, s->pages);
 }
@@ -276,11 +243,11 @@ static void work_recycle(struct worker *w)
 	struct slot slots[SLOTS] = { 0 };
 	int i;
 
-	while (!stopped(w))
-		recycle(w, &slots[below(w, SLOTS)]);
+	while (!race_stopped(w))
+		recycle(w, &slots[race_below(w, SLOTS)]);
 	for (i = 0; i < SLOTS; i++)
 		if (slots[i].addr)
-			unmap_pages(w, slots[i].addr, slots[i].pages);
+			race_unmap(w, slots[i].addr, slots[i].pages);
 }
 
 /* ------------------------------------------------------------------ 16: purged, moved, from malloc */
@@ -289,42 +256,42 @@ static void work_recycle(struct worker *w)
 
 static void purge(struct worker *w, unsigned char *mem)
 {
-	size_t first = below(w, PURGE_PAGES), count = 1 + below(w, PURGE_PAGES - first);
+	size_t first = race_below(w, PURGE_PAGES), count = 1 + race_below(w, PURGE_PAGES - first);
 	unsigned char *addr = mem + first * change_page();
 
 	tell(w, addr, count * change_page());
-	madvise(addr, count * change_page(), next_random(w) & 0x100 ? MADV_DONTNEED : MADV_FREE);
+	madvise(addr, count * change_page(), race_random(w) & 0x100 ? MADV_DONTNEED : MADV_FREE);
 	changed(w);
-	stamp_pages(w, addr, count);
-	look_at(w, addr, count);
+	race_stamp(w, addr, count);
+	race_look(w, addr, count);
 }
 
 static void work_dontneed(struct worker *w)
 {
-	unsigned char *mem = map_pages(PURGE_PAGES);
+	unsigned char *mem = race_map(PURGE_PAGES);
 
 	if (!mem)
 		return;
-	stamp_pages(w, mem, PURGE_PAGES);
-	while (!stopped(w)) {
+	race_stamp(w, mem, PURGE_PAGES);
+	while (!race_stopped(w)) {
 		if (may_change(w))
 			purge(w, mem);
-		look_at(w, mem, PURGE_PAGES);
+		race_look(w, mem, PURGE_PAGES);
 		look_inside(w, mem, PURGE_PAGES);
 	}
-	unmap_pages(w, mem, PURGE_PAGES);
+	race_unmap(w, mem, PURGE_PAGES);
 }
 
 /* Moved onto another one that is cached: the content comes along, both addresses change. */
 static unsigned char *move_onto_another(struct worker *w, unsigned char *from, size_t pages)
 {
 	size_t len = pages * change_page();
-	unsigned char *to = map_pages(pages);
+	unsigned char *to = race_map(pages);
 
 	if (!to)
 		return from;
-	stamp_pages(w, to, pages);
-	look_at(w, to, pages);
+	race_stamp(w, to, pages);
+	race_look(w, to, pages);
 	tell(w, from, len);
 	tell(w, to, len);
 	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED ? from : to;
@@ -341,26 +308,26 @@ static unsigned char *resize(struct worker *w, unsigned char *from, size_t pages
 
 static void work_mremap(struct worker *w)
 {
-	while (!stopped(w)) {
-		size_t pages = 2 + below(w, 7), now = pages;
-		unsigned char *addr = map_pages(pages), *moved;
+	while (!race_stopped(w)) {
+		size_t pages = 2 + race_below(w, 7), now = pages;
+		unsigned char *addr = race_map(pages), *moved;
 
 		if (!addr)
 			continue;
-		stamp_pages(w, addr, pages);
-		look_at(w, addr, pages);
-		if (next_random(w) & 0x100) {
+		race_stamp(w, addr, pages);
+		race_look(w, addr, pages);
+		if (race_random(w) & 0x100) {
 			addr = move_onto_another(w, addr, pages);
 		} else {
-			now = 1 + below(w, 2 * pages);
+			now = 1 + race_below(w, 2 * pages);
 			moved = resize(w, addr, pages, now);
 			now = moved ? now : pages;
 			addr = moved ? moved : addr;
-			stamp_pages(w, addr, now);
+			race_stamp(w, addr, now);
 		}
-		look_at(w, addr, now);
+		race_look(w, addr, now);
 		look_inside(w, addr, now);
-		unmap_pages(w, addr, now);
+		race_unmap(w, addr, now);
 	}
 }
 
@@ -376,8 +343,8 @@ struct block {
 /* At most 16 pages around one stamp, so that the limits of a small machine suffice; then the stamp alone, a hit. */
 static void look_in_block(struct worker *w, const struct block *b)
 {
-	size_t len = STAMP + below(w, BLOCK_MIN - STAMP), off = below(w, b->size - len + 1);
-	unsigned char *at = b->addr + off + below(w, len - STAMP + 1);
+	size_t len = STAMP + race_below(w, BLOCK_MIN - STAMP), off = race_below(w, b->size - len + 1);
+	unsigned char *at = b->addr + off + race_below(w, len - STAMP + 1);
 
 	stamp_here(w, at);
 	look(w, b->addr + off, len, at, false);
@@ -387,8 +354,8 @@ static void look_in_block(struct worker *w, const struct block *b)
 /* Now and then it is moved, more often given back; the next round takes another. */
 static void churn(struct worker *w, struct block *b)
 {
-	size_t size = BLOCK_MIN + below(w, BLOCK_MAX - BLOCK_MIN);
-	bool moves = !b->addr || !(next_random(w) & 0x300);
+	size_t size = BLOCK_MIN + race_below(w, BLOCK_MAX - BLOCK_MIN);
+	bool moves = !b->addr || !(race_random(w) & 0x300);
 	unsigned char *addr = NULL;
 
 	if (b->addr)
@@ -408,8 +375,8 @@ static void work_malloc(struct worker *w)
 	struct block blocks[BLOCKS] = { 0 };
 	int i;
 
-	while (!stopped(w)) {
-		struct block *b = &blocks[below(w, BLOCKS)];
+	while (!race_stopped(w)) {
+		struct block *b = &blocks[race_below(w, BLOCKS)];
 
 		if (!b->addr) {
 			churn(w, b);
@@ -430,7 +397,7 @@ static void work_malloc(struct worker *w)
 
 /* ------------------------------------------------------------------ 17, 21: two threads, one range */
 
-static struct pair *pair_of(struct worker *w)
+struct pair *race_pair_of(struct worker *w)
 {
 	return &w->a->pairs[w->id / 2];
 }
@@ -446,18 +413,18 @@ static bool is_second(const struct worker *w)
 	return w->id % 2 == 1 || w->id + 1 == w->a->threads;
 }
 
-static unsigned char *pair_memory(struct worker *w)
+unsigned char *race_pair_memory(struct worker *w)
 {
 	return w->a->mem + w->id / 2 * w->a->race->pages * change_page();
 }
 
 /* Both of the pair come here; the first says whether it goes on. */
-static bool pair_goes_on(struct worker *w)
+bool race_pair_goes_on(struct worker *w)
 {
 	if (is_first(w))
-		atomic_store(&pair_of(w)->last, stopped(w));
-	pthread_barrier_wait(&pair_of(w)->meet);
-	return !atomic_load(&pair_of(w)->last);
+		atomic_store(&race_pair_of(w)->last, race_stopped(w));
+	pthread_barrier_wait(&race_pair_of(w)->meet);
+	return !atomic_load(&race_pair_of(w)->last);
 }
 
 static void spin(size_t n)
@@ -470,7 +437,7 @@ static void get_and_put(struct worker *w)
 {
 	struct hf_region r;
 
-	if (get(w, pair_memory(w), w->a->race->pages * change_page(), &r))
+	if (get(w, race_pair_memory(w), w->a->race->pages * change_page(), &r))
 		put(w, &r);
 }
 
@@ -478,9 +445,9 @@ static void get_and_put(struct worker *w)
 static void change_under_lookup(struct worker *w)
 {
 	if (may_change(w)) {
-		spin(below(w, 20000));
-		renew(w, pair_memory(w), w->a->race->pages);
-		tell(w, pair_memory(w), w->a->race->pages * change_page());
+		spin(race_below(w, 20000));
+		renew(w, race_pair_memory(w), w->a->race->pages);
+		tell(w, race_pair_memory(w), w->a->race->pages * change_page());
 		changed(w);
 	}
 	get_and_put(w);
@@ -488,11 +455,11 @@ static void change_under_lookup(struct worker *w)
 
 static void judge_pair(struct worker *w)
 {
-	pthread_barrier_wait(&pair_of(w)->meet);
+	pthread_barrier_wait(&race_pair_of(w)->meet);
 	if (!is_first(w))
 		return;
-	stamp_pages(w, pair_memory(w), w->a->race->pages);
-	look_at(w, pair_memory(w), w->a->race->pages);
+	race_stamp(w, race_pair_memory(w), w->a->race->pages);
+	race_look(w, race_pair_memory(w), w->a->race->pages);
 }
 
 /*
@@ -501,10 +468,10 @@ static void judge_pair(struct worker *w)
  */
 static void work_purge(struct worker *w)
 {
-	unsigned char *mem = pair_memory(w);
+	unsigned char *mem = race_pair_memory(w);
 	size_t len = w->a->race->pages * change_page();
 
-	while (!stopped(w)) {
+	while (!race_stopped(w)) {
 		if (!is_first(w)) {
 			get_and_put(w);
 			continue;
@@ -512,8 +479,8 @@ static void work_purge(struct worker *w)
 		tell(w, mem, len);
 		madvise(mem, len, MADV_DONTNEED);
 		tell(w, mem, len);
-		stamp_pages(w, mem, w->a->race->pages);
-		look_at(w, mem, w->a->race->pages);
+		race_stamp(w, mem, w->a->race->pages);
+		race_look(w, mem, w->a->race->pages);
 	}
 }
 
@@ -521,7 +488,7 @@ static void work_publish(struct worker *w)
 {
 	int i;
 
-	while (pair_goes_on(w)) {
+	while (race_pair_goes_on(w)) {
 		for (i = 0; is_first(w) && i < 4; i++)
 			get_and_put(w);
 		if (is_second(w))
@@ -538,10 +505,10 @@ static void work_last_put(struct worker *w)
 
 	for (;;) {
 		if (is_first(w))
-			held = get(w, pair_memory(w), len, &r);
-		if (!pair_goes_on(w))
+			held = get(w, race_pair_memory(w), len, &r);
+		if (!race_pair_goes_on(w))
 			break;
-		spin(held ? below(w, 20000) : 0);
+		spin(held ? race_below(w, 20000) : 0);
 		if (held)
 			put(w, &r);
 		held = false;
@@ -565,7 +532,7 @@ static void check_held(struct worker *w, const struct hf_region *r, const unsign
 	judge_bytes(w, r, wrong_to_read(w, r, first));
 	err = hf_peek(r, second, nic, sizeof(nic));
 	if (err)
-		remember(w, "hf_peek of a held registration", err);
+		race_remember(w, "hf_peek of a held registration", err);
 	else
 		judge_bytes(w, r, differing(nic, second_was, sizeof(nic)));
 }
@@ -576,32 +543,32 @@ static void work_partial(struct worker *w)
 	unsigned char was[STAMP];
 	struct hf_region r;
 
-	while (!stopped(w)) {
-		unsigned char *addr = map_pages(2 * half), *second = addr + half * change_page();
+	while (!race_stopped(w)) {
+		unsigned char *addr = race_map(2 * half), *second = addr + half * change_page();
 
 		if (!addr)
 			continue;
-		stamp_pages(w, addr, 2 * half);
+		race_stamp(w, addr, 2 * half);
 		memcpy(was, second, sizeof(was));
 		if (get(w, addr, 2 * half * change_page(), &r)) {
-			unmap_pages(w, second, half);
+			race_unmap(w, second, half);
 			check_held(w, &r, addr, second, was);
-			look_at(w, addr, half);
+			race_look(w, addr, half);
 			put(w, &r);
-			look_at(w, addr, half);
+			race_look(w, addr, half);
 		} else {
-			unmap_pages(w, second, half);
+			race_unmap(w, second, half);
 		}
-		unmap_pages(w, addr, half);
+		race_unmap(w, addr, half);
 	}
 }
 
 /* ------------------------------------------------------------------ 19: all miss on one range */
 
-static bool all_go_on(struct worker *w)
+bool race_all_go_on(struct worker *w)
 {
 	if (!w->id)
-		atomic_store(&w->a->last, stopped(w));
+		atomic_store(&w->a->last, race_stopped(w));
 	pthread_barrier_wait(&w->a->all);
 	return !atomic_load(&w->a->last);
 }
@@ -613,11 +580,11 @@ static void work_same_miss(struct worker *w)
 	for (;;) {
 		if (!w->id) {
 			renew(w, w->a->mem, pages);
-			stamp_pages(w, w->a->mem, pages);
+			race_stamp(w, w->a->mem, pages);
 		}
-		if (!all_go_on(w))
+		if (!race_all_go_on(w))
 			return;
-		look(w, w->a->mem, len, w->a->mem + below(w, pages) * change_page(), true);
+		look(w, w->a->mem, len, w->a->mem + race_below(w, pages) * change_page(), true);
 		pthread_barrier_wait(&w->a->all);
 	}
 }
@@ -641,12 +608,12 @@ static void work_evict(struct worker *w)
 {
 	size_t buffers = w->a->mem_len / change_page() / EVICT_PAGES;
 
-	while (!stopped(w)) {
+	while (!race_stopped(w)) {
 		/* half of the lookups go to few buffers: hits while the others push them out */
-		size_t i = next_random(w) & 0x100 ? below(w, 4) : below(w, buffers);
+		size_t i = race_random(w) & 0x100 ? race_below(w, 4) : race_below(w, buffers);
 		unsigned char *addr = w->a->mem + i * EVICT_PAGES * change_page();
 
-		look(w, addr, EVICT_PAGES * change_page(), addr + below(w, EVICT_PAGES) * change_page(), true);
+		look(w, addr, EVICT_PAGES * change_page(), addr + race_below(w, EVICT_PAGES) * change_page(), true);
 	}
 }
 
@@ -657,15 +624,15 @@ static void work_neighbour(struct worker *w)
 	size_t pages = w->a->race->pages;
 	unsigned char *own = w->a->mem + w->id * pages * change_page();
 
-	while (!stopped(w)) {
-		size_t first = below(w, pages), count = 1 + below(w, pages - first);
+	while (!race_stopped(w)) {
+		size_t first = race_below(w, pages), count = 1 + race_below(w, pages - first);
 
 		if (may_change(w)) {
 			renew(w, own + first * change_page(), count);
 			changed(w);
-			stamp_pages(w, own, pages);
+			race_stamp(w, own, pages);
 		}
-		look_at(w, own, pages);
+		race_look(w, own, pages);
 		look_inside(w, own, pages);
 	}
 }
@@ -681,14 +648,14 @@ static void storm(struct worker *w, unsigned char *mem)
 {
 	int i;
 
-	for (i = 0; i < STORM_CYCLES && !stopped(w); i++) {
-		size_t pages = 1 + below(w, 4);
-		unsigned char *addr = map_pages(pages);
+	for (i = 0; i < STORM_CYCLES && !race_stopped(w); i++) {
+		size_t pages = 1 + race_below(w, 4);
+		unsigned char *addr = race_map(pages);
 
 		if (addr)
 			munmap(addr, pages * change_page());
 		if (i % 16 == 0)
-			renew(w, mem + (STORM_CACHED + below(w, STORM_PAGES - STORM_CACHED)) * change_page(), 1);
+			renew(w, mem + (STORM_CACHED + race_below(w, STORM_PAGES - STORM_CACHED)) * change_page(), 1);
 	}
 }
 
@@ -704,7 +671,7 @@ static void timed_look(struct worker *w, unsigned char *mem)
 {
 	uint64_t begin = tool_now_ns();
 
-	look_at(w, mem, STORM_CACHED);
+	race_look(w, mem, STORM_CACHED);
 	keep_slowest(w->a, tool_now_ns() - begin);
 }
 
@@ -713,9 +680,9 @@ static void work_storm(struct worker *w)
 {
 	unsigned char *mem = w->a->mem + w->id * STORM_PAGES * change_page();
 
-	while (all_go_on(w)) {
-		stamp_pages(w, mem, STORM_CACHED);
-		look_at(w, mem, STORM_CACHED);
+	while (race_all_go_on(w)) {
+		race_stamp(w, mem, STORM_CACHED);
+		race_look(w, mem, STORM_CACHED);
 		storm(w, mem);
 		pthread_barrier_wait(&w->a->all);
 		timed_look(w, mem);
@@ -737,8 +704,8 @@ static void flood(struct worker *w, unsigned char *mem)
 {
 	int i;
 
-	for (i = 0; i < FLOOD_EVENTS && !stopped(w); i++) {
-		unsigned char *page = mem + below(w, FLOOD_PAGES) * change_page();
+	for (i = 0; i < FLOOD_EVENTS && !race_stopped(w); i++) {
+		unsigned char *page = mem + race_below(w, FLOOD_PAGES) * change_page();
 
 		tell(w, page, change_page());
 		madvise(page, change_page(), MADV_DONTNEED);
@@ -752,50 +719,54 @@ static void work_flood(struct worker *w)
 	struct slot slot = { 0 };
 	int i;
 
-	while (all_go_on(w)) {
+	while (race_all_go_on(w)) {
 		for (i = 0; w->id % 2 && i < FLOOD_RECYCLES; i++)
 			recycle(w, &slot);
 		if (w->id % 2 == 0)
 			flood(w, mem);
 		pthread_barrier_wait(&w->a->all);
-		stamp_pages(w, mem, FLOOD_PAGES);
+		race_stamp(w, mem, FLOOD_PAGES);
 		for (i = 0; i < FLOOD_RECYCLES; i++)
 			look_inside(w, mem, FLOOD_PAGES);
 	}
 	if (slot.addr)
-		unmap_pages(w, slot.addr, slot.pages);
+		race_unmap(w, slot.addr, slot.pages);
 }
 
 /* ------------------------------------------------------------------ the table */
 
-/* name, hazard, weight, shared pages per thread, own provider, work, verify, what */
+/* name, hazard, weight, shared pages per thread, own provider, work, verify, what, takes a proxy that refuses changes */
 const struct race races[] = {
 	{ "race-recycle", 16, 120, 0, NULL, work_recycle, NULL,
-	  "threads unmap cached ranges, others are given the addresses" },
+	  "threads unmap cached ranges, others are given the addresses", false },
 	{ "race-dontneed", 16, 5, 0, NULL, work_dontneed, NULL,
-	  "threads purge with MADV_DONTNEED and MADV_FREE, and use again" },
+	  "threads purge with MADV_DONTNEED and MADV_FREE, and use again", false },
 	{ "race-mremap", 16, 4, 0, NULL, work_mremap, NULL,
-	  "threads move, grow and shrink mappings, also onto cached ones" },
+	  "threads move, grow and shrink mappings, also onto cached ones", false },
 	{ "malloc-churn", 16, 5, 0, NULL, work_malloc, NULL,
-	  "malloc, realloc and free of 64 KiB to 1 MiB in all threads" },
+	  "malloc, realloc and free of 64 KiB to 1 MiB in all threads", false },
 	{ "race-purge", 17, 4, 1, NULL, work_purge, NULL,
-	  "a range is purged with MADV_DONTNEED while another thread registers it" },
+	  "a range is purged with MADV_DONTNEED while another thread registers it", false },
 	{ "race-publish", 17, 4, 4, NULL, work_publish, NULL,
-	  "a range changes while another thread registers it" },
+	  "a range changes while another thread registers it", false },
 	{ "race-partial-unmap-in-use", 18, 4, 0, NULL, work_partial, NULL,
-	  "half of a held registration is unmapped" },
+	  "half of a held registration is unmapped", false },
 	{ "race-same-miss", 19, 4, 16, NULL, work_same_miss, verify_one_entry,
-	  "all threads miss on one range at once" },
+	  "all threads miss on one range at once", false },
 	{ "race-evict-hit", 20, 3, 16, SMALL_OPTIONS, work_evict, NULL,
-	  "a cache of 8: evicted while other threads hit" },
+	  "a cache of 8: evicted while other threads hit", false },
 	{ "race-lastput-invalidate", 21, 4, 4, NULL, work_last_put, NULL,
-	  "the last put against a change of the same range" },
+	  "the last put against a change of the same range", false },
 	{ "race-neighbour", 22, 3, 4, NULL, work_neighbour, NULL,
-	  "neighbours in one mapping are unmapped and mapped again" },
+	  "neighbours in one mapping are unmapped and mapped again", false },
 	{ "unmap-storm", 23, 2, STORM_PAGES, NULL, work_storm, verify_storm,
-	  "40 000 mmap and munmap with no lookup in between" },
+	  "40 000 mmap and munmap with no lookup in between", false },
 	{ "event-flood", 24, 2, FLOOD_PAGES, NULL, work_flood, NULL,
-	  "changes come faster than they are read" },
+	  "changes come faster than they are read", false },
+	{ "race-deny", 16, 4, 0, NULL, work_deny, NULL,
+	  "threads secure memory and change each other's: every change is refused", true },
+	{ "race-deny-late", 17, 3, 4, NULL, work_deny_late, NULL,
+	  "a range is secured while a call that empties it is under way", true },
 };
 
 const size_t races_count = sizeof(races) / sizeof(races[0]);
@@ -843,11 +814,11 @@ static bool map_arena(struct arena *a)
 
 	if (!pages)
 		return true;
-	a->mem = map_pages(pages);
+	a->mem = race_map(pages);
 	if (!a->mem)
 		return false;
 	a->mem_len = pages * change_page();
-	stamp_pages(&w, a->mem, pages);
+	race_stamp(&w, a->mem, pages);
 	return true;
 }
 
@@ -938,7 +909,7 @@ static enum verdict calm_verdict(struct outcome *o)
 								    "no time for a lookup");
 		return VERDICT_CANNOT;
 	}
-	if (n->uncached + n->limited == n->lookups)
+	if (!n->refused && n->uncached + n->limited == n->lookups)
 		return VERDICT_NOT_CACHED;
 	if (!o->why[0] && n->limited)
 		snprintf(o->why, sizeof(o->why), "%llu lookups met a limit (-ENOMEM)", (unsigned long long)n->limited);
@@ -954,7 +925,7 @@ static void conclude(struct arena *a, struct outcome *o)
 		good = judge_drained(a->provider, why, sizeof(why));
 	if (o->n.stale_hits || o->n.wrong_bytes)
 		o->verdict = VERDICT_STALE;
-	else if (o->n.failures || !good)
+	else if (o->n.failures || o->n.broken || !good)
 		o->verdict = VERDICT_FAILED;
 	if (why[0] && !o->why[0])
 		memcpy(o->why, why, sizeof(why));
@@ -972,6 +943,10 @@ bool race_run(const struct race *r, struct judge *j, unsigned threads, uint64_t 
 	o->verdict = VERDICT_CANNOT;
 	if (!a) {
 		snprintf(o->why, sizeof(o->why), "no memory for %u threads", threads);
+		return true;
+	}
+	if (r->denies && !judge_can_deny(j, o->why, sizeof(o->why))) {
+		free_arena(a);
 		return true;
 	}
 	if (r->options && hf_provider_open(j->sw, "uring", r->options, &a->provider)) {
