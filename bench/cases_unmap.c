@@ -95,11 +95,31 @@ static unsigned long hit_after_unmap(struct fixture *f, unsigned long n, struct 
 	return n;
 }
 
+/* Secured, so that it is refused (R37): nothing is unmapped. */
+static unsigned long unmap_refused(struct fixture *f, unsigned long n, struct sample *out)
+{
+	char *m = f->mem;
+	double t = now();
+
+	for (unsigned long i = 0; i < n; i++)
+		if (munmap(m, BUFFER) == 0 || errno != EBUSY)
+			die("munmap of secured memory", "not refused");
+	out->value[0] = (now() - t) / (double)n;
+	return n;
+}
+
+static void setup_denied(struct fixture *f)
+{
+	setup_cached(f);
+	cache_deny(&f->cache, f->mem, BUFFER);
+}
+
 const struct bench_case unmap_cases[] = {
 	{ "unmap-unknown", setup_cached, unmap_unknown, 1, ALIGNED, 0, 1, LATENCIES, 0 },
 	{ "unmap-beside", setup_cached, unmap_beside, 1, ALIGNED, 0, 2, LATENCIES, 0 },
 	{ "unmap-cached", setup_cached, unmap_cached, 1, ALIGNED, 0, 2, LATENCIES, 0 },
 	{ "unmap-one-of-many", setup_cached, unmap_one_of_many, 100000, ALIGNED, 0, 2, 500, 0 },
+	{ "unmap-refused", setup_denied, unmap_refused, 1, ALIGNED, 0, 1, 0, 0 },
 	{ "hit-after-unmap", setup_cached, hit_after_unmap, 1, ALIGNED, 0, 1, LATENCIES, 0 },
 	{ 0 },
 };

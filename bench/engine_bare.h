@@ -43,4 +43,9 @@ static inline void cache_invalidate(struct cache *c, char *at, size_t len)
 {
 }
 
+static inline void cache_deny(struct cache *c, char *at, size_t len)
+{
+	die("deny", "this cache can't");
+}
+
 #endif

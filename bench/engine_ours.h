@@ -56,12 +56,13 @@ static inline const char *options_of(const char *variant)
 		{ "manual", "proxy=manual" },
 		{ "fast", "proxy=uffd,mode=fast" },
 		{ "exact", "proxy=uffd,mode=exact" },
+		{ "supervise", "proxy=supervise,mode=exact" },
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strcmp(variant, known[i][0]))
 			return known[i][1];
-	die(variant, "no such variant: manual, fast or exact");
+	die(variant, "no such variant: manual, fast, exact or supervise");
 	return NULL;
 }
 
@@ -110,6 +111,15 @@ static inline void cache_invalidate(struct cache *c, char *at, size_t len)
 {
 	if (__builtin_expect(hf_invalidate(c->sw, at, len) < 0, 0))
 		die("hf_invalidate", hf_error());
+}
+
+/* From here on unmapping any of it is refused (R37); it is never let go. */
+static inline void cache_deny(struct cache *c, char *at, size_t len)
+{
+	uint64_t id;
+
+	if (hf_secure(c->sw, at, len, HF_READWRITE | HF_DENY, NULL, NULL, &id))
+		die("hf_secure", hf_error());
 }
 
 #endif

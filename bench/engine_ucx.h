@@ -116,4 +116,9 @@ static inline void cache_invalidate(struct cache *c, char *at, size_t len)
 	ucs_rcache_region_put(c->rcache, h.region);
 }
 
+static inline void cache_deny(struct cache *c, char *at, size_t len)
+{
+	die("deny", "this cache can't");
+}
+
 #endif

@@ -21,12 +21,15 @@
 	HITS(text, NS, NO_TARGET, OURS_BY(variant, name_, 0), UCX_BY(name_, 0), NOBODY), \
 	HITS(text ": scaling", TIMES, aim, OURS_BY(variant, name_, 1), UCX_BY(name_, 1), NOBODY)
 #define ONE(name, value) OURS_BY("manual", name, value)
+#define SUPERVISED(name, value) OURS_BY("supervise", name, value)
 #define EXACT(name, value) OURS_BY("exact", name, value)
 
 struct row rows[] = {
 	HIT("hit, manual", ONE_LOCKED_ADD, "manual", "hit", "hit"),
 	HIT("hit, uffd fast", ONE_LOCKED_ADD, "fast", "hit", "hit"),
 	HITS("hit, uffd exact", NS, ADD_AND_CALL, EXACT("hit", 0), UCX_BY("hit", 0), BARE_BY("ioctl", 0)),
+	HITS("hit, supervise exact", NS, ADD_AND_CALL, SUPERVISED("hit", 0), UCX_BY("hit", 0),
+	     BARE_BY("ioctl", 0)),
 	HIT("hit in a batch of 64, uffd exact", NO_TARGET, "exact", "hit-batch", "hit"),
 	HIT("hit, part of 16 MiB, manual", NO_TARGET, "manual", "hit-part", "hit-part"),
 	HIT("hit, part of 16 MiB, uffd exact", NO_TARGET, "exact", "hit-part", "hit-part"),
@@ -76,6 +79,11 @@ struct row rows[] = {
 	    UCX_BY("unmap-beside", 0), BARE_BY("unmap-beside", 0)),
 	ROW("munmap of a page never known, uffd exact", NS, AS_CONTROL, EXACT("unmap-unknown", 0),
 	    UCX_BY("unmap-unknown", 0), BARE_BY("unmap-unknown", 0)),
+	ROW("munmap of a page never known, supervise", NS, NO_TARGET, SUPERVISED("unmap-unknown", 0),
+	    UCX_BY("unmap-unknown", 0), BARE_BY("unmap-unknown", 0)),
+	ROW("munmap of a cached 64 KiB, supervise", NS, NO_TARGET, SUPERVISED("unmap-cached", 0),
+	    UCX_BY("unmap-cached", 0), BARE_BY("unmap-cached", 0)),
+	ROW("munmap refused, supervise", NS, NO_TARGET, SUPERVISED("unmap-refused", 0), NOBODY, NOBODY),
 	HITS("hit after such a munmap, manual", NS, NO_TARGET, ONE("hit-after-unmap", 0),
 	     UCX_BY("hit-after-unmap", 0), NOBODY),
 	HITS("hit after such a munmap, uffd exact", NS, NO_TARGET, EXACT("hit-after-unmap", 0),
@@ -105,6 +113,8 @@ struct row rows[] = {
 	ROW("process: start, open, close, manual", NS, MS_2, ONE("start", 0), UCX_BY("start", 0),
 	    BARE_BY("start", 0)),
 	ROW("process: start, open, close, uffd exact", NS, MS_2, EXACT("start", 0), UCX_BY("start", 0),
+	    BARE_BY("start", 0)),
+	ROW("process: start, open, close, supervise", NS, NO_TARGET, SUPERVISED("start", 0), UCX_BY("start", 0),
 	    BARE_BY("start", 0)),
 };
 
