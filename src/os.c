@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -156,6 +157,20 @@ int os_eventfd(void)
 void *os_calloc(size_t n, size_t size)
 {
 	return FAULT("calloc") ? NULL : calloc(n, size);
+}
+
+int os_random(void *out, size_t size)
+{
+	ssize_t n;
+
+	if (FAULT("getrandom"))
+		return -ENOSYS;
+	do
+		n = getrandom(out, size, 0);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == size ? 0 : -EIO; /* up to 256 bytes come whole: getrandom(2) */
 }
 
 void os_wait(_Atomic uint32_t *word, uint32_t seen)

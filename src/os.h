@@ -50,6 +50,7 @@ void os_thread_join(struct os_thread *t);
 int os_open(const char *path, int flags);
 int os_eventfd(void);
 void *os_calloc(size_t n, size_t size);
+int os_random(void *out, size_t size); /* at most 256 bytes; blocks only early in the machine's start. 0 or -errno */
 
 /* Futex on a private word. os_wait: returns when *word != seen, on a wake, or spuriously. */
 void os_wait(_Atomic uint32_t *word, uint32_t seen);
