@@ -20,8 +20,11 @@ struct san_secret {
 	uint8_t key[32];
 };
 
-/* From a file of 16 to 4096 bytes (a newline at the end is cut off). -EINVAL, -ENOENT, -EACCES (readable or writable
- * by others), with the sentence set. */
+/*
+ * From a file with 16 to 4096 bytes and perhaps a newline, which is cut off. With the sentence set: -EINVAL (its size,
+ * or no plain file), -EACCES (anyone but its owner has rights on it, or that is neither who we are nor root), -ENOENT and
+ * what else open(2) says, -EIO.
+ */
 int san_secret_load(const char *path, struct san_secret *out);
 void san_secret_wipe(struct san_secret *s);
 
@@ -34,10 +37,13 @@ void san_prove(const struct san_secret *s, enum san_role role, const uint8_t cli
 bool san_proved(const struct san_secret *s, enum san_role role, const uint8_t client[WIRE_HELLO_SIZE],
 		const uint8_t server[WIRE_HELLO_SIZE], const uint8_t mac[WIRE_MAC_SIZE]);
 
-/* Fresh random bytes. 0 or -errno. */
+/* Fresh random bytes. 0, or -errno with the sentence set. */
 int san_nonce(uint8_t nonce[WIRE_NONCE_SIZE]);
 
-/* The uid and pid behind a unix socket: 0, or -errno. */
+/*
+ * The uid and pid behind a unix socket, as the kernel noted them: for who accepts, at the peer's connect(); for who
+ * connects, at the peer's listen(). 0, or -errno with the sentence set: -EOPNOTSUPP (no unix socket).
+ */
 int san_peer(int fd, uid_t *uid, pid_t *pid);
 
 #endif
