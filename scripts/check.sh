@@ -76,15 +76,23 @@ else
 	broken "clang, TSan"
 fi
 
-echo "== fuzz targets, 20 s each"
-sh scripts/fuzz.sh 20 "$build-fuzz" >"$build-fuzz.out" 2>&1
-rc=$?
-cat "$build-fuzz.out"
-passed=$((passed + $(grep -c '^fuzz .*: passed' "$build-fuzz.out")))
-bad=$(grep -c '^fuzz .*: FAILED' "$build-fuzz.out")
-[ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it doesn't build
-failed=$((failed + bad))
-rm -f "$build-fuzz.out"
+# fuzz SECONDS TARGET...
+fuzz() {
+	seconds=$1
+	shift
+	echo "== fuzz $*: $seconds s each"
+	sh scripts/fuzz.sh "$seconds" "$build-fuzz" "$@" >"$build-fuzz.out" 2>&1
+	rc=$?
+	cat "$build-fuzz.out"
+	passed=$((passed + $(grep -c '^fuzz .*: passed' "$build-fuzz.out")))
+	bad=$(grep -c '^fuzz .*: FAILED' "$build-fuzz.out")
+	[ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it doesn't build
+	failed=$((failed + bad))
+	rm -f "$build-fuzz.out"
+}
+
+fuzz 20 index
+fuzz 60 wire descriptor # what a peer sends
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

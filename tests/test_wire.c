@@ -272,7 +272,7 @@ static void every_two_flipped_bits_are_refused(void **state)
 
 		for (size_t a = 0; a < 8 * size; a++) {
 			flip(bytes, a);
-			for (size_t b = a + 1; b < 8 * size; b++) {
+			for (size_t b = a + 1; b < 8 * size; b += CHECK_TSAN ? 7 : 1) { /* it is slow */
 				flip(bytes, b);
 				assert_int_equal(get_any(bytes, size), -EPROTO);
 				flip(bytes, b);
