@@ -460,9 +460,13 @@ static void reserved_bits(void **state)
 				bytes[at[i]] = 0;
 			}
 	}
-	for (unsigned bit = 1; bit < 16; bit++)
-		assert_int_equal(got((struct wire_frame){ .type = WIRE_MESSAGE, .flags = (uint16_t)(WIRE_LAST | 1u << bit) }),
-				 -EPROTO);
+	for (unsigned bit = 1; bit < 16; bit++) {
+		struct wire_frame f = { .type = WIRE_MESSAGE, .flags = (uint16_t)(WIRE_LAST | 1u << bit) };
+
+		assert_int_equal(got(f), -EPROTO); /* the last piece, and one that isn't */
+		f = (struct wire_frame){ .type = WIRE_MESSAGE, .flags = (uint16_t)(1u << bit), .length = 1, .total = 2 };
+		assert_int_equal(got(f), -EPROTO);
+	}
 }
 
 static void types(void **state)
