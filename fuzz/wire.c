@@ -56,6 +56,11 @@ static bool good_hello(const struct wire_hello *h)
 	       (int64_t)h->max_rdma >= 0;
 }
 
+static bool is_range_without_1(unsigned min, unsigned max)
+{
+	return min > 1 && min <= max;
+}
+
 /* A piece of `whole` bytes that begins at `at`. */
 static bool good_piece(const struct wire_frame *f, unsigned __int128 at, unsigned __int128 whole)
 {
@@ -106,6 +111,8 @@ static void hello(const uint8_t *in)
 	require(rc == 0 || rc == -EPROTO || rc == -EPROTONOSUPPORT, "a hello: the answer");
 	require(!memcmp(again, rc ? zeros : in, sizeof(again)), "a hello has two spellings, or one refused leaves something");
 	require(rc || good_hello(&h), "a hello is accepted against the rules");
+	require(rc != -EPROTONOSUPPORT || is_range_without_1(in[4] + 256u * in[5], in[6] + 256u * in[7]),
+		"a hello is of another version");
 }
 
 static void proof(const uint8_t *in)

@@ -513,6 +513,10 @@ static void sizes(void **state)
 		{ -EPROTO, { MESSAGE } },
 		/* Beyond the end, by one and by a wrap; too large. */
 		{ -EPROTO, { MESSAGE, .total = 5, .length = 6, .flags = 1 } },
+		{ -EPROTO, { MESSAGE, .total = 5, .length = 6 } },
+		{ -EPROTO, { MESSAGE, .total = 5, .length = 2, .offset = 4 } },
+		{ -EPROTO, { MESSAGE, .total = 5, .length = 1, .offset = 6 } },
+		{ -EPROTO, { MESSAGE, .total = 5, .length = 1, .offset = TOP } },
 		{ -EPROTO, { MESSAGE, .total = 5, .length = 2, .offset = 4, .flags = 1 } },
 		{ -EPROTO, { MESSAGE, .total = 5, .length = 6, .offset = UINT64_MAX, .flags = 1 } },
 		{ -EPROTO, { MESSAGE, .total = 5, .length = 0, .offset = 6, .flags = 1 } },
@@ -531,6 +535,7 @@ static void sizes(void **state)
 		{ -EPROTO, { WRITE, .total = 5, .length = 1, .offset = UINT64_MAX - 1 } },
 		{ -EPROTO, { WRITE, .total = 5, .length = 1, .offset = TOP } },
 		{ -EPROTO, { WRITE, .total = 5, .length = 6, .flags = 1 } },
+		{ -EPROTO, { WRITE, .total = 5, .length = 6 } },
 		{ -EPROTO, { WRITE, .total = 5, .length = 4, .flags = 1 } },
 		{ -EPROTO, { WRITE, .total = 5, .length = 5 } },
 		{ -EPROTO, { WRITE, .total = 5 } },
@@ -545,6 +550,8 @@ static void sizes(void **state)
 		{ 0, { DATA, .total = 5, .length = 1, .offset = 3 } },
 		{ -EPROTO, { DATA, .flags = 1 } }, /* an empty read has no data, only its DONE */
 		{ -EPROTO, { DATA, .total = 5, .length = 3, .offset = 3, .flags = 1 } },
+		{ -EPROTO, { DATA, .total = 5, .length = 3, .offset = 3 } },
+		{ -EPROTO, { DATA, .total = 5, .length = 3, .offset = 6 } },
 		{ 0, { .type = WIRE_CREDIT, .total = 0 } },
 		{ 0, { .type = WIRE_CREDIT, .total = TOP } },
 		{ -EPROTO, { .type = WIRE_CREDIT, .total = TOP + 1 } },
