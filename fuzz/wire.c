@@ -235,6 +235,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 		memset(header, 0, sizeof(header));
 		memcpy(header, data, n);
+		require(wire_crc32c(0, header, n) == wire_crc32c_plain(0, header, n), "two check words");
 		one(how, header);
 		data += n;
 		size -= n;
