@@ -48,7 +48,7 @@ static int parse_hard(struct options *o, const char *value)
 }
 
 /* 4096, 64K, 1M, 2G. */
-static int parse_size(const char *value, uint64_t *out)
+int options_size(const char *value, uint64_t *out)
 {
 	static const char units[] = "KMGT";
 	const char *unit;
@@ -99,12 +99,12 @@ static int parse_max_bytes(struct options *o, const char *value)
 		o->max_bytes = default_bytes();
 		return 0;
 	}
-	return parse_size(value, &o->max_bytes);
+	return options_size(value, &o->max_bytes);
 }
 
 static int parse_max_count(struct options *o, const char *value)
 {
-	return parse_size(value, &o->max_count);
+	return options_size(value, &o->max_count);
 }
 
 static const struct option_row {

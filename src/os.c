@@ -226,7 +226,7 @@ void os_fork_word_free(_Atomic uint32_t *word)
  * closes its own) and the rings (and with them every pin). A child of a raw clone() without the
  * handlers still inherits them: see docs/architecture.md.
  */
-#define FORK_FDS 256
+#define FORK_FDS 4096
 static _Atomic int fork_fds[FORK_FDS]; /* fd + 1; 0 is free */
 
 static void close_in_child(void)

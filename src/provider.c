@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "os.h"
+#include "san/engine.h"
 #include "thread.h"
 
 int hf_provider_enter(struct hf_provider *p)
@@ -176,11 +177,14 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 		return hf_set_error(-ENOMEM, "no memory for a provider");
 	memcpy(&p->ops, ops, ops->size < sizeof(p->ops) ? ops->size : sizeof(p->ops));
 	p->sw = sw;
+	pthread_mutex_init(&p->san_lock, NULL);
 	rc = open_all(p, arg, config, &options);
-	if (rc)
+	if (rc) {
+		pthread_mutex_destroy(&p->san_lock);
 		free(p);
-	else
+	} else {
 		*out = p;
+	}
 	return rc;
 }
 
@@ -215,15 +219,17 @@ int hf_provider_close(struct hf_provider *p)
 		return 0;
 	rc = hf_provider_enter(p);
 	if (!rc && atomic_load(&p->conns))
-		rc = hf_set_error(-EBUSY, "%u connections are open: close them first",
+		rc = hf_set_error(-EBUSY, "%u connections or sockets are open: close them first",
 				  atomic_load(&p->conns));
 	if (!rc)
 		rc = cache_idle(&p->cache);
 	if (rc)
 		return rc;
+	engine_stop(p->engine);
 	switch_remove(p->sw, p);
 	cache_close(&p->cache);
 	p->ops.close(p->nic);
+	pthread_mutex_destroy(&p->san_lock);
 	free(p);
 	return 0;
 }

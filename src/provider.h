@@ -16,7 +16,9 @@ struct hf_provider {
 	struct hf_switch *sw;
 	struct hf_nic_ops ops; /* a copy: pointers that an older table lacks are NULL */
 	void *nic;
-	_Atomic unsigned conns;   /* open connections: they keep the provider open */
+	_Atomic unsigned conns;   /* open connections and SAN sockets: they keep the provider open */
+	pthread_mutex_t san_lock; /* the start of: */
+	struct engine *engine;    /* the thread that drives SAN sockets; NULL before the first */
 };
 
 /* What a get does when the request is no hit, or may be none: every check of the arguments, the index, and the miss. */

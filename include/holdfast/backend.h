@@ -81,7 +81,8 @@ struct hf_nic_ops {
 	 * optional: what SAN sockets (san.h) are carried by. Move up to `len` bytes of the held region r from `addr` on
 	 * to (HF_READ) or from (HF_WRITE) the stream socket `fd`, without waiting. How many were moved, 0: the other side is
 	 * gone; -EAGAIN when it would have to wait; or -errno. Raises no SIGPIPE. Several threads call at once, but one per
-	 * socket and direction.
+	 * socket and direction. With r NULL nothing is moved: 0, or -errno when it never could (-EOPNOTSUPP: the ring is
+	 * the program's).
 	 */
 	int (*move)(void *nic, unsigned access, int fd, const struct hf_region *r, uint64_t addr, uint64_t len);
 };

@@ -243,7 +243,7 @@ int uring_nic_move(void *p, unsigned access, int fd, const struct hf_region *r, 
 	if (!nic->caps.known)
 		rc = uring_find_caps(nic);
 	pthread_mutex_unlock(&nic->lock);
-	if (rc)
+	if (rc || !r)
 		return rc;
 	if (access == HF_WRITE || nic->caps.nosignal)
 		return uring_move(nic, access == HF_WRITE ? URING_IN : URING_OUT, fd, r, addr, len);
