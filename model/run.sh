@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
-# Check uffd.pml and hold.pml with Spin: run.sh [PATTERN]. With a pattern only the lines of the table
+# Check the models beside it with Spin: run.sh [PATTERN]. With a pattern only the lines of the table
 # below that match it. A proof must be an exhaustive search without an error. A refutation must find a
 # violation of the property named. A place must be reached. JOBS (2) run at once; CC (gcc).
 # Exit status: 0 all as expected, 1 something was not, 77 there is no Spin here.
@@ -84,6 +84,48 @@ hold  place  PASS          PROBE=2
 hold  place  REPLACE       PROBE=3
 hold  place  GATES         PROBE=4
 hold  place  REPLACE       PROBE=5
+supervise  proof  REPLACE
+supervise  proof  REMAP
+supervise  proof  REMAP         ALL_RECORDS
+supervise  proof  REMAP_TWICE
+supervise  proof  DENY
+supervise  proof  SIGNAL
+supervise  proof  CALLBACK
+supervise  proof  FOREIGN
+supervise  proof  EXEC
+supervise  S1     REPLACE       NO_SECOND_TELLING
+supervise  S1     REMAP         NO_QUARANTINE
+supervise  S1     REMAP         QUARANTINE_LATE
+supervise  S1     REMAP         ARM_BLIND
+supervise  S1     REMAP         LOOK_FIRST
+supervise  S1     REMAP         WEAKEN_RECORD
+supervise  S1     SIGNAL        EVEN_TOO_EARLY
+supervise  S1     CALLBACK      OWN_CALL_LOST
+supervise  S2     REMAP         ANSWER_FIRST
+supervise  S2     REMAP_TWICE   ANSWER_ANY
+supervise  S3     DENY          RECORD_LATE
+supervise  S3     DENY          LOOK_FIRST
+supervise  S3     DENY          NO_RECORDS
+supervise  S3     DENY          CHECK_FIRST
+supervise  S3     DENY          CLEAR_REFUSED
+supervise  S4     CALLBACK      SYNC_WORKER
+supervise  S4     CALLBACK      TELLER_ASKED
+supervise  S4     REMAP         SLOT_LOST
+supervise  S4     REMAP         SLOT_FREED_FIRST
+supervise  S4     SIGNAL        BLOCKING_LOCK
+supervise  S4     SIGNAL        HELPER_LOCKS
+supervise  S4     EXEC          NO_OWNER_DEATH
+supervise  S5     EXEC          BY_PID
+supervise  S5     FOREIGN       NO_MM_CHECK
+supervise  place  SIGNAL        PROBE=1
+supervise  place  REMAP         PROBE=2
+supervise  place  REMAP         PROBE=3
+supervise  place  REMAP         PROBE=4
+supervise  place  REMAP         PROBE=5
+supervise  place  DENY          PROBE=6
+supervise  place  DENY          PROBE=7
+supervise  place  EXEC          PROBE=8
+supervise  place  CALLBACK      PROBE=9
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -96,6 +138,11 @@ violation() {
 	pins)  echo '-E assertion violated .*pins==0' ;;
 	wake)  echo '-E assertion violated .*waiting==0' ;;
 	hit)   echo '-E assertion violated .*(place_word>>|range\[e\]==wanted)' ;;
+	S1)    echo '-E assertion violated .*>=need' ;;
+	S2)    echo '-E assertion violated .*at_trap' ;;
+	S3)    echo '-E assertion violated .*(promised|mapped)' ;;
+	S4)    echo '-A invalid end state' ;;
+	S5)    echo '-E assertion violated .*truly' ;;
 	place) echo "-E assertion violated .*${2#PROBE=}!=${2#PROBE=}" ;;
 	esac
 }
@@ -144,7 +191,7 @@ one() { # model, expectation, configuration, change
 	fi
 	found=$(sed -n 's/^pan:1: \(.*\) (at depth.*/\1/p' out)
 	states=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' out)
-	printf '%-6s %-4s %-5s %-12s %-17s %8s states  %s\n' "$verdict" "$name" "$1" "$2" "${3:--}" \
+	printf '%-6s %-9s %-5s %-12s %-17s %8s states  %s\n' "$verdict" "$name" "$1" "$2" "${3:--}" \
 		"${states:-no}" "${found:-no error}" | tee verdict
 	[ $verdict = ok ] || sed 's/^/    /' out
 }
