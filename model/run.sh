@@ -126,6 +126,31 @@ supervise  place  DENY          PROBE=6
 supervise  place  DENY          PROBE=7
 supervise  place  EXEC          PROBE=8
 supervise  place  CALLBACK      PROBE=9
+revoke  proof  REVOKE
+revoke  proof  LEAVE
+revoke  proof  FLOW
+revoke  proof  NARROW
+revoke  proof  CLOSE
+revoke  R28    REVOKE        CHECK_ONCE
+revoke  R28    REVOKE        LOCK_DROPPED
+revoke  R28    REVOKE        PUT_FIRST
+revoke  R28    REVOKE        SAME_BITS
+revoke  R28    REVOKE        NO_LOCK
+revoke  free   LEAVE         SEEN_FIRST
+revoke  free   LEAVE         NO_PASS
+revoke  I4     FLOW          TX_BLOCKS
+revoke  I4     FLOW          RX_ANSWERS
+revoke  I4     FLOW          NO_CREDIT
+revoke  I4     FLOW          ONE_QUEUE
+revoke  room   NARROW        NO_WINDOW
+revoke  once   CLOSE         UNLOCKED
+revoke  place  REVOKE        PROBE=1
+revoke  place  REVOKE        PROBE=2
+revoke  place  FLOW          PROBE=3
+revoke  place  FLOW          PROBE=4
+revoke  place  FLOW          PROBE=5
+revoke  place  CLOSE         PROBE=6
+revoke  place  LEAVE         PROBE=7
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -143,6 +168,10 @@ violation() {
 	S3)    echo '-E assertion violated .*(promised|mapped)' ;;
 	S4)    echo '-A invalid end state' ;;
 	S5)    echo '-E assertion violated .*truly' ;;
+	R28)   echo '-E assertion violated .*(returned|key\[)' ;;
+	free)  echo '-E assertion violated .*freed' ;;
+	room)  echo '-E assertion violated .*answers' ;;
+	once)  echo '-E assertion violated .*completions' ;;
 	place) echo "-E assertion violated .*${2#PROBE=}!=${2#PROBE=}" ;;
 	esac
 }
