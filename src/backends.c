@@ -8,7 +8,8 @@
 #include "nic/nic.h"
 #include "proxy/proxy.h"
 
-static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_uffd, &hf_proxy_manual,
+/* `supervise` can do more than uffd, but leaves a filter in the process: it must be asked for. */
+static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_uffd, &hf_proxy_supervise, &hf_proxy_manual,
 						      &hf_proxy_none };
 static const struct hf_nic_ops *const nics[] = { &hf_nic_uring, &hf_nic_sim };
 
@@ -48,18 +49,26 @@ static void fill(struct hf_probe *out, const char *name, int rc, unsigned caps)
 		snprintf(out->reason, sizeof(out->reason), "%s", hf_error());
 }
 
-/* A proxy is tried by a switch of its own: it needs a sink. */
-int hf_proxy_probe(unsigned i, struct hf_probe *out)
+/* A proxy is tried by a switch of its own, for it needs a sink; but one that can't be taken back is asked. */
+static int try_proxy(const struct hf_proxy_ops *ops)
 {
-	const struct hf_proxy_ops *ops = backends_proxy(i);
 	struct hf_switch *sw = NULL;
 	int rc;
 
+	if (ops->probe)
+		return ops->probe();
+	rc = hf_switch_open_proxy(ops, NULL, NULL, &sw);
+	hf_switch_close(sw);
+	return rc;
+}
+
+int hf_proxy_probe(unsigned i, struct hf_probe *out)
+{
+	const struct hf_proxy_ops *ops = backends_proxy(i);
+
 	if (!ops || !out)
 		return ops ? -EINVAL : -ENOENT;
-	rc = hf_switch_open_proxy(ops, NULL, NULL, &sw);
-	fill(out, ops->name, rc, ops->caps);
-	hf_switch_close(sw);
+	fill(out, ops->name, try_proxy(ops), ops->caps);
 	return 0;
 }
 

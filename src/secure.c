@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * Securing by the program itself: MmSecureVirtualMemory (R37..R39). The range is in the list before it
- * is armed, as a placeholder of the cache is, so that no change falls between.
+ * is armed, as a placeholder of the cache is, so that no change falls between. With HF_NOTIFY it is watched, with HF_DENY
+ * denied, with both first the one and then the other: what changed before it was denied is still told.
  */
 #include <errno.h>
 
@@ -13,7 +14,9 @@ struct secured {
 	uint32_t index;            /* its own in the pool */
 	struct range range;
 	uint32_t generation;       /* odd while in use: an id that was released is told from a new one */
-	uint64_t watch_id;
+	uint64_t watch_id;         /* HF_NOTIFY */
+	uint64_t deny_id;          /* HF_DENY */
+	unsigned flags;            /* which of the two are in force */
 	bool changed;
 	hf_changed_fn fn;
 	void *arg;
@@ -79,6 +82,7 @@ static bool lock_with_room(struct secured_list *l)
 	return true;
 }
 
+/* It is found by its id, and told; nothing is in force yet. */
 static struct secured *insert(struct secured_list *l, struct range r, hf_changed_fn fn, void *arg)
 {
 	struct secured *s;
@@ -89,6 +93,8 @@ static struct secured *insert(struct secured_list *l, struct range r, hf_changed
 	s = pool_get(&l->pool, &index);
 	s->index = index; /* the same in each of its lives */
 	s->generation++;
+	s->flags = 0;
+	s->watch_id = s->deny_id = 0;
 	s->changed = false;
 	s->fn = fn;
 	s->arg = arg;
@@ -116,31 +122,65 @@ static struct secured *lookup(struct secured_list *l, uint64_t id)
 	return s && s->generation == (uint32_t)(id >> 32) && (s->generation & 1) ? s : NULL;
 }
 
-/* Watched from now on, and nothing changed between: 0. */
-static int arm(struct hf_switch *sw, struct secured *s, unsigned access)
+/* What is in force of it ends. */
+static void release(struct hf_switch *sw, const struct secured *s)
 {
-	struct range r = s->range;
-	int rc = sw->ops.secure(sw->proxy, r.start, r.end, access, &s->watch_id);
-	bool changed;
+	if (s->flags & HF_DENY)
+		sw->ops.unsecure(sw->proxy, s->range.start, s->range.end, s->deny_id);
+	if (s->flags & HF_NOTIFY)
+		sw->ops.unsecure(sw->proxy, s->range.start, s->range.end, s->watch_id);
+}
+
+static int watch(struct hf_switch *sw, struct secured *s, unsigned access)
+{
+	int rc = sw->ops.secure(sw->proxy, s->range.start, s->range.end, access, &s->watch_id);
 
 	if (rc == HF_UNWATCHED)
 		return -EOPNOTSUPP; /* the proxy has said why */
-	if (rc < 0)
+	if (rc == 0)
+		s->flags |= HF_NOTIFY;
+	return rc;
+}
+
+static int deny(struct hf_switch *sw, struct secured *s, unsigned access)
+{
+	int rc = sw->ops.deny(sw->proxy, s->range.start, s->range.end, access, &s->deny_id);
+
+	if (rc == 0)
+		s->flags |= HF_DENY;
+	return rc;
+}
+
+/* Nothing changed between. The proxy may have left the rights to us (R37). */
+static int confirm(struct hf_switch *sw, struct secured *s, unsigned access)
+{
+	int rc = hf_range_check(s->range.start, s->range.end, access);
+	bool changed;
+
+	if (rc)
 		return rc;
-	/* The proxy may have left the rights to us (R37). */
-	rc = hf_range_check(r.start, r.end, access);
-	if (rc) {
-		sw->ops.unsecure(sw->proxy, r.start, r.end, s->watch_id);
-		return rc;
-	}
 	rc = switch_settle(sw, switch_parts(sw, s->watch_id));
 	pthread_mutex_lock(&sw->secured.lock);
 	changed = s->changed;
 	pthread_mutex_unlock(&sw->secured.lock);
 	if (!rc && !changed)
 		return 0;
-	sw->ops.unsecure(sw->proxy, r.start, r.end, s->watch_id);
 	return hf_set_error(-EAGAIN, "the range changed while it was being secured");
+}
+
+/* Secured from now on: 0. Else nothing is in force. */
+static int arm(struct hf_switch *sw, struct secured *s, unsigned flags)
+{
+	unsigned access = flags & HF_READWRITE;
+	int rc = flags & HF_NOTIFY ? watch(sw, s, access) : 0;
+
+	if (!rc && (flags & HF_DENY))
+		rc = deny(sw, s, access);
+	if (!rc && (flags & HF_NOTIFY))
+		rc = confirm(sw, s, access);
+	if (rc)
+		release(sw, s);
+	return rc;
 }
 
 static int check_flags(struct hf_switch *sw, unsigned flags)
@@ -155,7 +195,7 @@ static int check_flags(struct hf_switch *sw, unsigned flags)
 		return hf_set_error(-ENOTSUP, "the proxy `%s` can't refuse changes (HF_DENY): ask for "
 				    "HF_NOTIFY, or use a proxy that `holdfast doctor` shows with deny",
 				    sw->ops.name);
-	if (!sw->ops.secure)
+	if ((flags & HF_NOTIFY) && !sw->ops.secure)
 		return hf_set_error(-EOPNOTSUPP, "no proxy watches this process: `holdfast doctor` says why");
 	return 0;
 }
@@ -178,10 +218,10 @@ int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_c
 				  (unsigned long long)(INDEX_MAX_PAGES * os_page_size()));
 	if (rc)
 		return rc;
-	s = insert(&sw->secured, r, changed, arg);
+	s = insert(&sw->secured, r, flags & HF_NOTIFY ? changed : NULL, arg);
 	if (!s)
 		return hf_set_error(-ENOMEM, "no memory to secure one range more");
-	rc = arm(sw, s, flags & HF_READWRITE);
+	rc = arm(sw, s, flags);
 	if (rc) {
 		pthread_mutex_lock(&sw->secured.lock);
 		take_out(&sw->secured, s);
@@ -202,10 +242,10 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 		return rc;
 	pthread_mutex_lock(&sw->secured.lock);
 	s = lookup(&sw->secured, id);
-	parts = s ? switch_parts(sw, s->watch_id) : 0;
+	parts = s && (s->flags & HF_NOTIFY) ? switch_parts(sw, s->watch_id) : 0;
 	pthread_mutex_unlock(&sw->secured.lock);
 	/* A change whose call has returned is told: wait for what is being told now. */
-	if (s)
+	if (parts)
 		switch_settle(sw, parts);
 	pthread_mutex_lock(&sw->secured.lock);
 	s = lookup(&sw->secured, id);
@@ -217,9 +257,7 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 int hf_unsecure(struct hf_switch *sw, uint64_t id)
 {
 	struct secured_list *l;
-	struct range r = { 0 };
-	uint64_t watch = 0;
-	struct secured *s;
+	struct secured *s, was = { 0 };
 	int rc = switch_enter(sw);
 
 	if (rc)
@@ -228,13 +266,12 @@ int hf_unsecure(struct hf_switch *sw, uint64_t id)
 	pthread_mutex_lock(&l->lock);
 	s = lookup(l, id);
 	if (s) {
-		r = s->range;
-		watch = s->watch_id;
+		was = *s;
 		take_out(l, s);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!s)
 		return hf_set_error(-EINVAL, "no range is secured under this id: unsecured already?");
-	sw->ops.unsecure(sw->proxy, r.start, r.end, watch);
+	release(sw, &was);
 	return 0;
 }

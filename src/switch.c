@@ -286,14 +286,14 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 	return ops->open(&sw->sink[0], flags, config, &sw->proxy);
 }
 
-/* The strongest that opens; `none` always does. */
+/* The strongest that opens, of those that can be taken back; `none` always does. */
 static int open_auto(struct hf_switch *sw)
 {
 	const struct hf_proxy_ops *ops;
 	int rc = -ENOENT;
 
 	for (unsigned i = 0; rc && (ops = backends_proxy(i)); i++)
-		if ((ops->caps & HF_CAP_WATCH) || !strcmp(ops->name, "none"))
+		if (!ops->probe && ((ops->caps & HF_CAP_WATCH) || !strcmp(ops->name, "none")))
 			rc = open_proxy(sw, ops, NULL);
 	return rc;
 }

@@ -179,6 +179,18 @@ static bool worker_is_idle(int tid)
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440
 #endif
+
+/* Calls of which a proxy tells before they take effect, and nothing afterwards: where they work isn't always to be seen. */
+static bool is_anywhere(int nr)
+{
+	return nr == SYS_process_madvise || nr == SYS_shmat || nr == SYS_remap_file_pages;
+}
+
+static bool is_by_address(int nr)
+{
+	return nr == SYS_madvise || nr == SYS_mprotect || nr == SYS_pkey_mprotect;
+}
+
 #define ADDRESS_BITS 0x00ffffffffffffffull /* arm64 may tag the top byte */
 
 struct question {
@@ -199,9 +211,9 @@ static enum proof asleep_elsewhere(int tid, const struct question *q)
 	if (!known || read_task(tid, "syscall", buf, sizeof(buf)) <= 0 ||
 	    sscanf(buf, "%d %llx %llx", &nr, &addr, &len) != 3) /* "running", or in no system call */
 		return NOT_PROVED;
-	if (nr < 0 || nr == SYS_process_madvise)
+	if (nr < 0 || is_anywhere(nr))
 		return NOT_PROVED;
-	if (nr != SYS_madvise)
+	if (!is_by_address(nr))
 		return ALL_OVER;
 	addr &= ADDRESS_BITS;
 	return addr >= q->end || addr + len <= q->start ? OVER_HERE : NOT_PROVED;

@@ -56,6 +56,7 @@
 
 #include "../maps.h"
 #include "../os.h"
+#include "../thread.h"
 #include "armed.h"
 #include "proxy.h"
 #include "quarantine.h"
@@ -85,7 +86,7 @@ struct context {
 
 struct uffd {
 	struct context context[HF_SINK_PARTS]; /* the first is made by the open */
-	unsigned parts;      /* 1 when the switch's table, a wrapper's, knows no parts */
+	unsigned parts;      /* how many are ours, from the first on. 1 when the switch's table, a wrapper's, knows none */
 	int wake_fd;
 	_Atomic bool stop;
 	unsigned flags;
@@ -271,6 +272,7 @@ static void *event_loop(void *p)
 	short revents[HF_SINK_PARTS];
 	bool telling = false;
 
+	thread_rest(); /* no proof has to wait for this thread: it empties nothing */
 	while (wait_for_events(u, telling, revents)) {
 		telling = false;
 		for (unsigned i = 0; i < HF_SINK_PARTS; i++)
@@ -343,7 +345,7 @@ static int start(struct uffd *u)
 	return 0;
 }
 
-static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **proxy)
+int uffd_open_parts(struct hf_sink *sink, unsigned flags, unsigned parts, void **proxy)
 {
 	struct uffd *u = os_pool_map(sizeof(*u));
 	int rc;
@@ -351,7 +353,7 @@ static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **
 	if (!u)
 		return hf_set_error(-ENOMEM, "no memory for the proxy");
 	u->flags = flags;
-	u->parts = hf_sink_part(sink, 1) == sink ? 1 : HF_SINK_PARTS;
+	u->parts = hf_sink_part(sink, 1) == sink ? 1 : parts;
 	for (unsigned i = 0; i < HF_SINK_PARTS; i++) {
 		atomic_store(&u->context[i].fd, -1);
 		u->context[i].sink = hf_sink_part(sink, i);
@@ -366,6 +368,11 @@ static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **
 	}
 	*proxy = u;
 	return 0;
+}
+
+static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **proxy)
+{
+	return uffd_open_parts(sink, flags, HF_SINK_PARTS, proxy);
 }
 
 static void uffd_close(void *proxy)
@@ -422,7 +429,7 @@ static unsigned choose_part(struct uffd *u, const struct vma *v)
 {
 	if (u->parts == 1 || armed_lately_left(&u->armed, v->start, v->end))
 		return 0;
-	return 1 + (unsigned)(((v->start >> 26) * 0x9e3779b97f4a7c15ull >> 32) % (HF_SINK_PARTS - 1));
+	return 1 + (unsigned)(((v->start >> 26) * 0x9e3779b97f4a7c15ull >> 32) % (u->parts - 1));
 }
 
 /* 0, or the errno. EBUSY: it is armed in another one. */
@@ -486,8 +493,8 @@ static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *si
 
 	if (err && !have_context(u, first))
 		first = 0;
-	for (unsigned i = 0; i < HF_SINK_PARTS && err == EBUSY; i++) {
-		*part = (first + i) % HF_SINK_PARTS;
+	for (unsigned i = 0; i < u->parts && err == EBUSY; i++) {
+		*part = (first + i) % u->parts;
 		if (u->context[*part].fd < 0)
 			continue;
 		*since = armed_since(&u->armed, *part);
