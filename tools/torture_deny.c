@@ -88,8 +88,7 @@ static void try_denied(struct judge *j, const struct change *c, struct ground *g
 		o->verdict = VERDICT_OK;
 		o->n.refused++;
 	} else if (c->flags & CHANGE_UNREFUSED) {
-		say(o, VERDICT_BLIND, "by way of the file, another process, an io_uring or the program's own use: it can't be "
-				      "refused (R42)");
+		say(o, VERDICT_BLIND, "by way of the file, of another process or of an io_uring: it can't be refused (R42)");
 	} else {
 		say(o, VERDICT_FAILED, "changed although it was secured");
 		o->n.broken++;

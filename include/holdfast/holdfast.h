@@ -106,7 +106,8 @@ typedef void (*hf_changed_fn)(void *arg, void *addr, size_t len);
  * With HF_DENY every call of this process that would free a part of the range fails with EBUSY, and every one that
  * would give it less than the rights of `flags` with EACCES, and nothing happens. It works for every kind of mapping, but
  * protects against calls of this process only, not against a file being truncated (R42). With HF_NOTIFY besides,
- * what changed in spite of it is told; what was refused is not.
+ * what changed in spite of it is told; what was refused is not. Not for thread stacks: the C library ends the program when it
+ * can't unmap one.
  *
  * Errors: -EINVAL (flags, empty, wrap), -EFAULT (not wholly mapped), -EACCES (mapped with fewer
  * rights), -ENOTSUP (deny asked and the proxy can't), -EOPNOTSUPP (the proxy is blind to changes of
