@@ -31,7 +31,7 @@ nm -D --defined-only "$lib/libholdfast.so.0" | awk '$2 != "A" { print $3 }' >"$d
 grep -q '^hf_get@@HOLDFAST_0.1$' "$dir/names" || fail "hf_get has no version"
 ! grep -v '^hf_' "$dir/names" || fail "names that aren't hf_ are exported"
 for header in "$source"/include/holdfast/holdfast.h "$source"/include/holdfast/backend.h \
-	"$source"/include/holdfast/sim.h; do
+	"$source"/include/holdfast/sim.h "$source"/include/holdfast/san.h; do
 	grep -o '\bhf_[a-z_]*(' "$header" | tr -d '(' | sort -u
 done | sort -u >"$dir/declared"
 for name in $(sed 's/@.*//' "$dir/names"); do
@@ -40,7 +40,7 @@ done
 [ -n "$(find "$dir" -name 'holdfast.1*')" ] || fail "no man page"
 
 # Headers stand alone, in C and (but for the C-only simulator) in C++.
-for h in holdfast backend sim; do
+for h in holdfast backend sim san; do
 	echo "#include <holdfast/$h.h>" | ${CC:-cc} -std=gnu17 -Wall -Werror -fsyntax-only -xc - \
 		-I"$source/include" || fail "$h.h doesn't stand alone"
 done
