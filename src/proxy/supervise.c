@@ -91,6 +91,11 @@ static struct supervisor the = { .socket = -1 };
 static _Atomic(_Atomic uint32_t *) alive; /* set once it serves; 0 in a forked child */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* open and close; the teller never takes it */
 
+struct sup_shared *supervise_shared(void)
+{
+	return the.shared;
+}
+
 static bool in_child(void)
 {
 	_Atomic uint32_t *word = atomic_load(&alive);

@@ -35,6 +35,9 @@ struct supervisor {
 	_Atomic(struct supervise *) open[SUPERVISE_OPEN];
 };
 
+/* What is shared with the supervisor; NULL before the first open. For tests and `holdfast doctor`. */
+struct sup_shared *supervise_shared(void);
+
 /* supervise_tell.c: the thread that answers. */
 void *supervise_teller(void *supervisor);
 
