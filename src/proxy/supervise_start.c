@@ -58,6 +58,15 @@ static const unsigned char supervisor[] = {
 #define ASIDE __attribute__((no_sanitize("address", "thread", "undefined"), noinline))
 #endif
 
+/* ThreadSanitizer replaces clone(3) by one that prepares for a fork. */
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+#define clone __clone
+#endif
+
 #define ASIDE_STACK 32768u /* bytes, of each of two */
 #define WAIT_MS 20000
 
