@@ -46,6 +46,15 @@ static void require(bool ok, const char *what)
 	abort();
 }
 
+/* Random. */
+static uint64_t end_of(const uint8_t *descriptor)
+{
+	uint64_t v;
+
+	memcpy(&v, descriptor + SIZE - sizeof(v), sizeof(v));
+	return v;
+}
+
 static void expose(struct world *w, unsigned table, uint64_t addr, uint64_t len, unsigned rights)
 {
 	struct made *m = &w->made[w->count];
@@ -54,6 +63,8 @@ static void expose(struct world *w, unsigned table, uint64_t addr, uint64_t len,
 		return;
 	*m = (struct made){ .addr = addr, .len = len, .rights = rights, .table = table, .live = true };
 	require(exposures_add(&w->table[table], addr, len, rights, m, &m->slot, m->descriptor) == 0, "not exposed");
+	for (unsigned i = 0; i < w->count; i++)
+		require(end_of(w->made[i].descriptor) != end_of(m->descriptor), "made a second time");
 	w->live[table]++;
 	w->count++;
 }
@@ -76,14 +87,6 @@ static void revoke_all(struct world *w, unsigned table)
 }
 
 /* ------------------------------------------------------------------ what must come out */
-
-static uint64_t end_of(const uint8_t *descriptor)
-{
-	uint64_t v;
-
-	memcpy(&v, descriptor + SIZE - sizeof(v), sizeof(v));
-	return v;
-}
 
 static const struct made *live(const struct world *w, unsigned table, const uint8_t *descriptor)
 {
