@@ -20,6 +20,7 @@
 #define SIZE WIRE_DESCRIPTOR_SIZE
 #define MADE 256 /* descriptors in one input */
 #define STEP 8
+#define ADDRESS 6 /* bytes that a pointer has */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -33,7 +34,7 @@ struct made {
 
 struct world {
 	struct exposures table[2]; /* of two connections */
-	unsigned live[2];
+	unsigned live[2], most[2];  /* now; at once, so far */
 	struct made made[MADE];
 	unsigned count;
 };
@@ -65,7 +66,11 @@ static void expose(struct world *w, unsigned table, uint64_t addr, uint64_t len,
 	require(exposures_add(&w->table[table], addr, len, rights, m, &m->slot, m->descriptor) == 0, "not exposed");
 	for (unsigned i = 0; i < w->count; i++)
 		require(end_of(w->made[i].descriptor) != end_of(m->descriptor), "made a second time");
+	for (unsigned i = 0; i + ADDRESS <= SIZE; i++)
+		require(memcmp(m->descriptor + i, &m->addr, ADDRESS), "its address is in it");
 	w->live[table]++;
+	if (w->live[table] > w->most[table])
+		w->most[table] = w->live[table];
 	w->count++;
 }
 
@@ -83,7 +88,7 @@ static void revoke_all(struct world *w, unsigned table)
 	exposures_destroy(&w->table[table]);
 	for (unsigned i = 0; i < w->count; i++)
 		w->made[i].live = w->made[i].live && w->made[i].table != table;
-	w->live[table] = 0;
+	w->live[table] = w->most[table] = 0;
 }
 
 /* ------------------------------------------------------------------ what must come out */
@@ -133,6 +138,11 @@ static uint64_t some_size(uint8_t b, const struct made *m)
 	return b < 64 ? b : near[b >> 3 & 7] + (b & 7) - 3;
 }
 
+static uint64_t address(const uint8_t *b)
+{
+	return 0x7f1234000000 + 0x1000ull * b[4] + b[2];
+}
+
 static void choose(struct world *w, const uint8_t *b, const uint8_t *raw, uint8_t *out)
 {
 	const struct made *m = &w->made[w->count ? b[1] % w->count : 0], *n = &w->made[w->count ? b[2] % w->count : 0];
@@ -157,11 +167,11 @@ static void step(struct world *w, const uint8_t *b, const uint8_t *raw)
 
 	switch (b[0] & 7) {
 	case 0:
-		expose(w, table, 0x1000ull * b[4], 1 + b[5] + ((uint64_t)b[6] << b[7] % 40), 1 + b[3] % 3);
+		expose(w, table, address(b), 1 + b[5] + ((uint64_t)b[6] << b[7] % 40), 1 + b[3] % 3);
 		break;
 	case 1: /* several of one buffer */
 		for (unsigned i = 0; i < b[1] % 32u; i++)
-			expose(w, table, 0x1000ull * b[4], 1 + b[5], 1 + b[3] % 3);
+			expose(w, table, address(b), 1 + b[5], 1 + b[3] % 3);
 		break;
 	case 2:
 		revoke(w, m);
@@ -180,6 +190,7 @@ static void step(struct world *w, const uint8_t *b, const uint8_t *raw)
 		break;
 	}
 	require(w->table[0].count == w->live[0] && w->table[1].count == w->live[1], "how many");
+	require(w->table[0].used <= w->most[0] && w->table[1].used <= w->most[1], "slots are not used again");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
