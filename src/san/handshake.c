@@ -13,6 +13,10 @@
 
 #include "listen.h"
 
+#ifdef HF_FAULTS
+_Atomic unsigned san_handshake_ms = 5000;
+#endif
+
 struct handshake {
 	struct watch watch;     /* first */
 	struct handshake *next; /* (engine->lock) in the engine's list, or among its dead */
