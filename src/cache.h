@@ -38,6 +38,7 @@
 #define ENTRY_LIVE   1ull /* published, may be hit */
 #define ENTRY_DEAD   2ull /* gets no more holders */
 #define ENTRY_SINGLE 4ull /* registered, used, let go: never published */
+#define ENTRY_STUCK  8ull /* dead, and the NIC would not let go: never freed */
 #define FLAGS        0xffull
 #define GENERATION   (1ull << 8)
 
@@ -260,6 +261,8 @@ void cache_let_go(struct hf_cache *c, struct entry *list); /* ... certainly nobo
 enum reclaim { RECLAIM_DEAD, RECLAIM_SOME /* and an eighth of the idle */, RECLAIM_ALL };
 unsigned cache_reclaim(struct hf_cache *c, enum reclaim what); /* how many went */
 void *cache_reaper(void *cache);
+/* Wait until what is dead in the range has gone: 0; -EBUSY: somebody holds one; -EIO: one is stuck. Calls the NIC. */
+int cache_settle(struct hf_cache *c, uint64_t start, uint64_t end);
 
 /* Lists, lock held. */
 void list_append(struct hf_cache *c, struct list *l, struct entry *e);

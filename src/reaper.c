@@ -4,6 +4,8 @@
  * them; this thread calls the NIC, which may be slow, allocate, free, and so unmap memory that is
  * watched: the event thread never waits for it.
  */
+#include <errno.h>
+
 #include "cache.h"
 #include "switch.h"
 #include "thread.h"
@@ -38,6 +40,13 @@ static bool deregister(struct hf_cache *c, struct entry *e)
 	return true;
 }
 
+static void keep_stuck(struct hf_cache *c, struct entry *e)
+{
+	pthread_mutex_lock(&c->lock);
+	entry_set_flags(e, (atomic_load_explicit(&e->word, memory_order_relaxed) & FLAGS) | ENTRY_STUCK);
+	pthread_mutex_unlock(&c->lock);
+}
+
 static void free_entries(struct hf_cache *c, struct entry *list)
 {
 	pthread_mutex_lock(&c->lock);
@@ -64,6 +73,8 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 			gone = entry_push(e, gone);
 			bytes += entry_bytes(e);
 			count++;
+		} else {
+			keep_stuck(c, e);
 		}
 	}
 	if (!gone)
@@ -176,6 +187,49 @@ unsigned cache_reclaim(struct hf_cache *c, enum reclaim what)
 	cache_let_go(c, idle);
 	pthread_mutex_unlock(&c->reap_lock);
 	return n;
+}
+
+/* In the order in which they matter: with one that is leaving, the answer isn't known yet. */
+enum left { LEFT_NONE, LEFT_HELD, LEFT_STUCK, LEFT_LEAVING };
+
+/* lock held, after a census: what keeps this entry, if it is dead and in the range. */
+static enum left why_left(const struct hf_cache *c, const struct entry *e, uint64_t start, uint64_t end)
+{
+	uint64_t w = atomic_load_explicit(&e->word, memory_order_relaxed);
+
+	if ((w & (ENTRY_DEAD | ENTRY_SINGLE)) != ENTRY_DEAD || entry_start(e) >= end || entry_end(e) <= start)
+		return LEFT_NONE;
+	return w & ENTRY_STUCK ? LEFT_STUCK : e->mark == c->census ? LEFT_HELD : LEFT_LEAVING;
+}
+
+/* The dead are in several hands (reaper, evictors, the stuck in none), but all of them are in the pool. */
+static enum left what_is_left(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	enum left worst = LEFT_NONE;
+
+	hold_fence_all();
+	pthread_mutex_lock(&c->lock);
+	cache_census(c);
+	for (uint32_t i = 0; c->pool.made - c->pool.idle != c->live && i < c->pool.made; i++) {
+		enum left left = why_left(c, pool_at(&c->pool, i), start, end);
+
+		worst = left > worst ? left : worst;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return worst;
+}
+
+int cache_settle(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	enum left left;
+
+	do {
+		cache_reclaim(c, RECLAIM_DEAD);
+		left = what_is_left(c, start, end);
+		if (left == LEFT_LEAVING)
+			os_sleep_us(NAP_US); /* another thread is about to deregister it */
+	} while (left == LEFT_LEAVING);
+	return left == LEFT_STUCK ? -EIO : left == LEFT_HELD ? -EBUSY : 0;
 }
 
 void *cache_reaper(void *cache)

@@ -173,6 +173,39 @@ int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 	return dropped;
 }
 
+static int settle_all(struct hf_switch *sw, struct range r)
+{
+	int worst = 0;
+
+	pthread_mutex_lock(&sw->settling); /* no provider goes away meanwhile: switch_remove() */
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+		int rc = p ? cache_settle(&p->cache, r.start, r.end) : 0;
+
+		worst = rc == -EIO || !worst ? rc : worst;
+	}
+	pthread_mutex_unlock(&sw->settling);
+	return worst;
+}
+
+int hf_release(struct hf_switch *sw, const void *addr, size_t len)
+{
+	struct range r;
+	int dropped = hf_invalidate(sw, addr, len);
+	int rc;
+
+	if (dropped < 0)
+		return dropped;
+	range_round(addr, len, &r);
+	rc = settle_all(sw, r);
+	if (rc == -EBUSY)
+		return hf_set_error(rc, "a registration in [%p, +%zu) is held: it goes at its hf_put()", addr, len);
+	if (rc)
+		return hf_set_error(rc, "a NIC would not deregister memory in [%p, +%zu): it stays pinned until the "
+				    "provider is closed", addr, len);
+	return dropped;
+}
+
 /* ------------------------------------------------------------------ providers */
 
 int switch_add(struct hf_switch *sw, struct hf_provider *p)
@@ -206,6 +239,9 @@ void switch_remove(struct hf_switch *sw, struct hf_provider *p)
 		if (atomic_load(&sw->providers[i]) == p)
 			atomic_store(&sw->providers[i], NULL);
 	pthread_mutex_unlock(&sw->lock);
+	/* An hf_release() that saw it has finished with it. */
+	pthread_mutex_lock(&sw->settling);
+	pthread_mutex_unlock(&sw->settling);
 	atomic_thread_fence(memory_order_seq_cst);
 	for (int i = 0; i < HF_SINK_PARTS; i++) {
 		uint64_t w = hf_changes_word(&sw->sink[i]);
@@ -238,6 +274,7 @@ static int in_use(struct hf_switch *sw)
 static void switch_free(struct hf_switch *sw)
 {
 	secured_destroy(&sw->secured);
+	pthread_mutex_destroy(&sw->settling);
 	pthread_mutex_destroy(&sw->lock);
 	os_fork_word_free(sw->alive);
 	free(sw);
@@ -253,6 +290,7 @@ static int switch_new(const char *options, struct hf_switch **out)
 	/* Before there is an event thread: the kernel waits for a grace period in a process with threads. */
 	hold_init();
 	pthread_mutex_init(&sw->lock, NULL);
+	pthread_mutex_init(&sw->settling, NULL);
 	secured_init(&sw->secured);
 	for (int i = 0; i < HF_SINK_PARTS; i++)
 		sw->sink[i].sw = sw;

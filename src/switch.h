@@ -63,6 +63,7 @@ struct hf_switch {
 	struct hf_sink sink[HF_SINK_PARTS];
 	pthread_mutex_t lock;       /* opening and closing providers; never the telling thread's */
 	_Atomic(struct hf_provider *) providers[MAX_PROVIDERS];
+	pthread_mutex_t settling;   /* held by hf_release() while it waits for the providers' NICs; after `lock` */
 	struct secured_list secured;
 };
 

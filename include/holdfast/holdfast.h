@@ -85,6 +85,14 @@ const char *hf_switch_proxy(const struct hf_switch *sw);
  */
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len);
 
+/*
+ * hf_invalidate(), and wait until the NICs have let go of all that was cached there (R26, R32). How many registrations
+ * were there and are gone; 0 when nothing was. -EBUSY: one is held (hf_get without hf_put): it stays in its NIC until
+ * it is put, and is not given out again. -EIO: a NIC would not let go, now or earlier: its memory stays pinned, and the
+ * registration is never used again. Blocks for the NICs.
+ */
+int hf_release(struct hf_switch *sw, const void *addr, size_t len);
+
 /* ------------------------------------------------------------------ securing */
 
 #define HF_NOTIFY 0x10u /* tell me when the range changes */
