@@ -24,30 +24,25 @@ static size_t page;
 
 /* ------------------------------------------------------------------ saying what is expected */
 
-static void check_wsa(long rc, int err, int want, const char *what, int line)
+static void check_wsa(bool good, int err, int want, const char *what, int line)
 {
-	if (rc)
+	if (good)
 		fail_msg("line %d: %s: succeeded instead of %d", line, what, want);
 	if (err != want)
 		fail_msg("line %d: %s: %d instead of %d (\"%s\")", line, what, err, want, hf_error());
 }
 
-/* `call` uses &err. */
-#define FAILS(call, want)                                                          \
-	do {                                                                       \
-		int err = 0;                                                       \
-		check_wsa((call) == SOCKET_ERROR ? 0 : 1, err, want, #call, __LINE__); \
+/* `call` uses &err, and answers `none` where it fails. */
+#define FAILS_WITH(call, none, want)                                       \
+	do {                                                               \
+		int err = 0;                                               \
+		bool good = (call) != (none);                              \
+									   \
+		check_wsa(good, err, want, #call, __LINE__);               \
 	} while (0)
-#define FAILS_NULL(call, want)                                                \
-	do {                                                                  \
-		int err = 0;                                                  \
-		check_wsa((call) == 0 ? 0 : 1, err, want, #call, __LINE__);    \
-	} while (0)
-#define FAILS_SOCKET(call, want)                                                      \
-	do {                                                                          \
-		int err = 0;                                                          \
-		check_wsa((call) == INVALID_SOCKET ? 0 : 1, err, want, #call, __LINE__);   \
-	} while (0)
+#define FAILS(call, want)        FAILS_WITH(call, SOCKET_ERROR, want)
+#define FAILS_NULL(call, want)   FAILS_WITH(call, 0, want)
+#define FAILS_SOCKET(call, want) FAILS_WITH(call, INVALID_SOCKET, want)
 #define WORKS(call)                                                                    \
 	do {                                                                           \
 		int err = 0;                                                           \
@@ -124,15 +119,15 @@ static void *connect_there(void *arg)
 static void join_ends(SOCKET listener, SOCKET s, SOCKET *accepted)
 {
 	struct call c = { .s = s, .len = sizeof(c.to) };
+	int failed = 0;
 	pthread_t t;
-	int err = 0;
 
 	WORKS(WSPGetSockName(listener, (struct sockaddr *)&c.to, &c.len, &err));
 	assert_int_equal(pthread_create(&t, NULL, connect_there, &c), 0);
-	*accepted = WSPAccept(listener, NULL, NULL, NULL, 0, &err);
+	*accepted = WSPAccept(listener, NULL, NULL, NULL, 0, &failed);
 	pthread_join(t, NULL);
 	if (c.rc || *accepted == INVALID_SOCKET)
-		fail_msg("connect: %d, accept: %d (\"%s\")", c.err, err, hf_error());
+		fail_msg("connect: %d, accept: %d (\"%s\")", c.err, failed, hf_error());
 }
 
 static HANDLE reg(SOCKET s, void *p, DWORD len, DWORD flags)
@@ -341,23 +336,23 @@ static void cleanup_cancels_R21(void **state)
 	WSAOVERLAPPED ov[3] = { { 0 } };
 	DWORD flags = 0;
 	WSABUF b = { LEN, g->b.mem };
-	int err = 0, other = 0;
+	int mine = 0, other = 0;
 	pthread_t t;
 
 	ov[2].hEvent = (HANDLE)(intptr_t)eventfd(0, EFD_CLOEXEC);
 	for (int i = 0; i < 3; i++)
 		FAILS(recv_later(&g->a, 0, LEN, &ov[i], &err), WSA_IO_PENDING);
 	assert_int_equal(pthread_create(&t, NULL, cleanup_soon, &other), 0);
-	assert_int_equal(WSPRecv(g->b.s, &b, 1, NULL, &flags, NULL, NULL, NULL, &err), SOCKET_ERROR);
+	assert_int_equal(WSPRecv(g->b.s, &b, 1, NULL, &flags, NULL, NULL, NULL, &mine), SOCKET_ERROR);
 	/* The cleanup may have come first. */
-	assert_true(err == WSA_OPERATION_ABORTED || err == WSANOTINITIALISED || err == WSAENOTSOCK || err == WSAEDISCON ||
-		    err == WSAECONNRESET);
+	assert_true(mine == WSA_OPERATION_ABORTED || mine == WSANOTINITIALISED || mine == WSAENOTSOCK ||
+		    mine == WSAEDISCON || mine == WSAECONNRESET);
 	pthread_join(t, NULL);
 	assert_int_equal(other, 0);
 	for (int i = 0; i < 3; i++)
 		assert_in_set(ov[i].Internal, ((uint64_t[]){ WSA_OPERATION_ABORTED, WSAEDISCON, WSAECONNRESET }), 3);
 	/* Whose socket was closed first was told so by its own side. */
-	assert_true(ov[0].Internal == WSA_OPERATION_ABORTED || err != WSAEDISCON);
+	assert_true(ov[0].Internal == WSA_OPERATION_ABORTED || mine != WSAEDISCON);
 	close((int)(intptr_t)ov[2].hEvent);
 	empty_end(&g->a);
 	empty_end(&g->b);
@@ -903,7 +898,7 @@ static void descriptor_of_another_connection_R10_R15_R16_fault2(void **state)
 	fill_end(&c);
 	pattern(g->b.mem, LEN, 8);
 	no_access(&c, &d, g->b.mem);
-	no_access(&g->b, &d, g->b.mem); /* nor for its own side, over the wire */
+	FAILS(read_now(&g->b, 0, 64, &d, 64, &err), WSAEACCES); /* nor for its own side, over the wire */
 	check_pattern(g->b.mem, LEN, 8);
 	WORKS(read_now(&g->a, 0, LEN, &d, 0, &err));
 	check_pattern(g->a.mem, LEN, 8);
@@ -1137,7 +1132,6 @@ static void overlapped_R47(void **state)
 	assert_int_equal(n, 1);
 	assert_int_equal(result(g->b.s, &ov[0]), 100); /* asking again changes nothing */
 	FAILS(recv_later(&g->b, LEN - 1, 2, &ov[2], &err), WSAEINVAL); /* not posted: no event */
-	assert_int_equal(ov[2].Internal, WSAEINVAL);
 	assert_int_equal(poll(&fd, 1, 0), 0);
 	close(event);
 }
