@@ -19,10 +19,16 @@ static struct mm {
 	uint64_t mark;        /* set before sw */
 } mm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-void ws_mm_forked(void)
+/* The child has secured nothing. */
+static void forked(void)
 {
 	pthread_mutex_init(&mm.lock, NULL);
 	atomic_store(&mm.sw, NULL);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(NULL, NULL, forked);
 }
 
 /* In the upper half, where an id has a small number; never 0, nor is a handle. */

@@ -56,7 +56,6 @@ static void forked(void)
 	pthread_mutex_init(&ws.lock, NULL);
 	pthread_cond_init(&ws.left, NULL);
 	ws_overlap_forked();
-	ws_mm_forked();
 }
 
 __attribute__((constructor)) static void watch_forks(void)

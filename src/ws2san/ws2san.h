@@ -129,7 +129,4 @@ void ws_pending_wait(struct ws_socket *s); /* until nothing is pending on it */
 void ws_overlap_stop(void);
 void ws_overlap_forked(void);
 
-/* mm.c */
-void ws_mm_forked(void);
-
 #endif
