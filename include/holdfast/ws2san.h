@@ -426,7 +426,8 @@ typedef __typeof__(&WSPMemoryRegistrationCacheCallback) LPFN_WSPMEMORYREGISTRATI
  * file that is truncated, a disk that can't be read (R42).
  *
  * Needs no WSPStartupEx(): the first call opens a switch of its own with proxy=supervise, which installs a seccomp filter
- * and starts a helper process, and stays to the end of the process. HOLDFAST in the environment still wins.
+ * and starts a helper process, and stays to the end of the process. Its children inherit the filter, and can't have one of
+ * their own: NULL there. HOLDFAST in the environment still wins.
  */
 HANDLE MmSecureVirtualMemory(PVOID Address, SIZE_T Size, ULONG ProbeMode);
 
