@@ -452,6 +452,7 @@ static void earlier_proxy(void **state)
 	}
 }
 
+/* R49: what stands between the library and a proxy is versioned, and checked. */
 static void refused_proxies(void **state)
 {
 	struct { struct hf_proxy_ops ops; void *more[4]; } later = { .ops = own_ops };

@@ -435,7 +435,7 @@ static struct row *find_row(const char *name)
 	return NULL;
 }
 
-/* A change that somebody adds needs an expectation here; one that is gone takes it along. */
+/* A change that somebody adds needs an expectation here; one that is gone takes it along. The rows are how R34 is seen. */
 static void test_every_row_is_expected(void **state)
 {
 	for (size_t i = 0; i < changes_count; i++)

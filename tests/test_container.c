@@ -134,6 +134,7 @@ static void test_uffd_refused(void **state)
 	in_child(uffd_refused);
 }
 
+/* R49: a kernel that doesn't know the interface is found out. */
 static void test_uffd_unknown(void **state)
 {
 	in_child(uffd_unknown);

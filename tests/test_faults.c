@@ -418,6 +418,7 @@ static void sweep_uffd_sim(void **state)
 	sweep("uffd", "sim", steps);
 }
 
+/* Known fault 13: an error path that leaks what was pinned. */
 static void sweep_uffd_uring(void **state)
 {
 	static const char *const steps[] = { OF_THE_CORE, OF_UFFD, OF_URING, NULL };
@@ -425,6 +426,7 @@ static void sweep_uffd_uring(void **state)
 	sweep("uffd", "uring", steps);
 }
 
+/* Known fault 13. */
 static void sweep_manual_uring(void **state)
 {
 	static const char *const steps[] = { OF_THE_CORE, OF_URING, NULL };

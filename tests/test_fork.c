@@ -751,6 +751,7 @@ static void pinner_end(void)
 	check_unmap((char *)pinner.p, 2 * MOST * page);
 }
 
+/* R41: the end of a process is noticed, whatever ends it. */
 static void test_killed_process_leaves_no_pins(void **state)
 {
 	char byte;

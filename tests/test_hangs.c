@@ -258,6 +258,7 @@ static void *use_rough(void *arg)
 	return NULL;
 }
 
+/* R35: the NIC allocates and unmaps while it is called; whoever is told of that does neither, and waits for nothing. */
 static void test_nic_unmaps_and_allocates(void **state)
 {
 	size_t len = ROUGH_RANGES * 2 * page;
@@ -313,6 +314,7 @@ static void try_unmap_under(pthread_mutex_t *lock)
 	unmap(q, 2 * page);
 }
 
+/* R35: the telling thread waits for no lock. */
 static void test_unmap_under_the_cache_lock(void **state)
 {
 	for (int i = 0; i < 50; i++)

@@ -98,6 +98,7 @@ static bool is_cached(struct rig *g, unsigned first)
 
 /* ------------------------------------------------------------------ our limits */
 
+/* Known fault 11: no limit, no eviction. */
 static void by_count(void **state)
 {
 	struct rig *g = *state;
@@ -117,6 +118,7 @@ static void by_count(void **state)
 }
 
 /* Never more bytes in the NIC than the limit, at any moment, however the sizes mix. */
+/* Known fault 11. */
 static void by_bytes(void **state)
 {
 	struct rig *g = *state;

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #define PAGES 8
 #define RW (PROT_READ | PROT_WRITE)
@@ -170,6 +171,25 @@ static void overlapping_R37(void **state)
 		replace(m + i * page);
 }
 
+/* R36: refused, the callback lets go, the call is made again. R34: also when the heap is trimmed. */
+static void veto_callback_retry_R34_R36(void **state)
+{
+	char *m = *state, *top = (char *)syscall(SYS_brk, 0);
+	char *heap = (char *)(((uintptr_t)top + page - 1) & ~(page - 1));
+	HANDLE h = secure(m, 0, PAGES, PAGE_READWRITE), g;
+
+	ANSWERS(munmap(m + page, page), EBUSY);
+	MmUnsecureVirtualMemory(h);
+	ANSWERS(munmap(m + page, page), 0);
+	replace(m + page);
+	assert_int_equal(syscall(SYS_brk, heap + 4 * page), (long)(heap + 4 * page));
+	g = secure(heap, 1, 2, PAGE_READWRITE);
+	assert_int_equal(syscall(SYS_brk, heap), (long)(heap + 4 * page)); /* as the kernel says no */
+	assert_int_equal(syscall(SYS_brk, heap + 3 * page), (long)(heap + 3 * page)); /* what isn't secured */
+	MmUnsecureVirtualMemory(g);
+	assert_int_equal(syscall(SYS_brk, top), (long)top);
+}
+
 /* R39: what is no handle, or no more one, releases nothing. */
 static void unknown_handles_R39(void **state)
 {
@@ -326,7 +346,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(end_of_the_process_R38_R41), WITH_MEMORY(read_write_R37), WITH_MEMORY(read_only_R37), WITH_MEMORY(bytes_R37),
-		WITH_MEMORY(null_R37_R43), WITH_MEMORY(overlapping_R37), WITH_MEMORY(unknown_handles_R39),
+		WITH_MEMORY(null_R37_R43), WITH_MEMORY(overlapping_R37), WITH_MEMORY(veto_callback_retry_R34_R36),
+		WITH_MEMORY(unknown_handles_R39),
 		WITH_MEMORY(forked_child_R39), cmocka_unit_test(truncated_file_R42),
 	};
 

@@ -508,6 +508,7 @@ static void try_disturbed(struct worker *w, enum change how, bool after, unsigne
 	assert_int_equal(check_stats(provider).entries, 0);
 }
 
+/* Known fault 12: pinned, then secured, with a change in between. */
 static void test_changed_while_registering_once(void **state)
 {
 	struct worker w = { 0 };
@@ -753,6 +754,7 @@ static void *get_once(void *arg)
 	return NULL;
 }
 
+/* Known fault 10: a lock held across registration. */
 static void test_slow_registration_delays_nobody(void **state)
 {
 	enum { HITS = 1000 };
