@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <holdfast/backend.h>
@@ -143,32 +141,12 @@ static int start_receiver(struct run *run)
 	return 0;
 }
 
-/* Has it ended within `ms`? Then *status is how. */
-static bool ended(pid_t pid, int ms, int *status)
-{
-	const struct timespec one_ms = {.tv_nsec = 1000000};
-
-	for (;; ms--) {
-		if (waitpid(pid, status, WNOHANG) == pid)
-			return true;
-		if (ms <= 0)
-			return false;
-		nanosleep(&one_ms, NULL);
-	}
-}
-
 static void stop_receiver(struct run *run)
 {
-	enum { PATIENCE_MS = 3000 };
-	int status;
-
 	close(run->side.control); /* it leaves when it reads this */
 	for (int i = 0; i < PERF_PROVIDERS; i++)
 		close(run->side.data[i]);
-	if (!run->receiver || ended(run->receiver, PATIENCE_MS, &status))
-		return;
-	kill(run->receiver, SIGKILL);
-	waitpid(run->receiver, &status, 0);
+	perf_child_stop(run->receiver);
 }
 
 /* Why the run ended early: what the receiver said, or how it died, or what failed here. */
@@ -179,16 +157,12 @@ static void explain(struct run *run, int err, char text[PERF_TEXT])
 	int status;
 
 	snprintf(own, sizeof(own), "%s", perf_reason(err));
-	if (run->side.last.kind != PERF_FAILED && ended(run->receiver, PATIENCE_MS, &status)) {
+	if (run->side.last.kind != PERF_FAILED && perf_child_ended(run->receiver, PATIENCE_MS, &status)) {
 		pid_t pid = run->receiver;
 
 		run->receiver = 0;
-		if (WIFSIGNALED(status)) {
-			snprintf(text, PERF_TEXT,
-				 "the receiving process (%d) was killed by signal %d (%s)", (int)pid,
-				 WTERMSIG(status), strsignal(WTERMSIG(status)));
+		if (perf_child_killed(status, pid, "the receiving process", text))
 			return;
-		}
 		/* It says why before it leaves, so the sentence is still in the socket. */
 		while (!perf_receive(&run->side) && run->side.last.kind != PERF_FAILED)
 			;
@@ -418,31 +392,6 @@ static int run_all(struct run *run, struct perf_report *report, const uint64_t *
 	return err;
 }
 
-static bool any_ran(const struct perf_report *report)
-{
-	for (int i = 0; i < report->rows; i++)
-		if (!*report->row[i].error)
-			return true;
-	return false;
-}
-
-static int conclude(const struct perf_report *report, int err)
-{
-	if (tool_json)
-		perf_print_json(report);
-	else if (report->rows)
-		perf_print_foot(report);
-	if (err)
-		tool_fail(TOOL_CANNOT, "%s", report->error);
-	if (perf_all_wrong_bytes(report))
-		return TOOL_FOUND;
-	if (err) /* no switch or provider of that name, or with such an option: the caller's mistake */
-		return !report->rows && (err == -EINVAL || err == -ENOENT) ? TOOL_USAGE : TOOL_CANNOT;
-	if (!any_ran(report))
-		return tool_fail(TOOL_CANNOT, "none of the sizes could be registered");
-	return plot_file ? perf_plot(report, plot_file) : TOOL_OK;
-}
-
 static int perf_run(void)
 {
 	static struct run run;
@@ -456,7 +405,7 @@ static int perf_run(void)
 	if (err)
 		return tool_fail(TOOL_CANNOT, "no second process: %s", strerror(-err));
 	err = run_all(&run, &report, sizes, count);
-	return conclude(&report, err);
+	return perf_conclude(&report, err, plot_file);
 }
 
 const struct tool_command cmd_perf = {

@@ -3,10 +3,12 @@
  * What the parts of `holdfast perf` share.
  *
  *   perf.c          options, the two processes, the rounds of one size
+ *   perf_child.c    the other process: how it ends
  *   perf_side.c     what either process has: switch, providers, connections, the buffers of one size
  *   perf_send.c     the timed transfer        perf_recv.c    its other end, where every byte is compared
  *   perf_buffer.c   the program's own buffers, and how allocators recycle them
  *   perf_report.c   table and JSON            perf_plot.c    the picture
+ *   perf_op.h       `perf --op`, by SAN sockets: perf_op*.c
  *
  * One transfer (c: control socket, d: data socket; what is between the lines is timed):
  *
@@ -32,10 +34,13 @@
 
 #include <holdfast/holdfast.h>
 
-enum { PERF_SIZES_MAX = 24, PERF_POOL_MAX = 8, PERF_TEXT = 400 };
+enum { PERF_SIZES_MAX = 24, PERF_POOL_MAX = 64, PERF_TEXT = 400 };
 
-/* The ways to move a buffer, side by side. */
-enum { PERF_COPY, PERF_REGISTER, PERF_CACHED, PERF_WAYS };
+/* The ways to move a buffer, side by side. With --op the first is a plain send and recv. */
+enum { PERF_COPY, PERF_REGISTER, PERF_CACHED, PERF_WAYS, PERF_PLAIN = PERF_COPY };
+
+/* --op: by SAN sockets. Without it: by hf_send and hf_recv. */
+enum perf_op { PERF_OP_NONE, PERF_OP_SEND, PERF_OP_WRITE, PERF_OP_READ, PERF_OP_REVOKE };
 
 /* The two providers: the bounce buffer of `copy` is held in the caching one. */
 enum { PERF_CACHING, PERF_EACH_TIME, PERF_PROVIDERS };
@@ -47,6 +52,14 @@ struct perf_config {
 	uint64_t seed;
 	uint64_t corrupt; /* n > 0: the sender flips one byte of every n-th transfer */
 	bool untold;      /* `manual` without saying what changes: stale registrations must show */
+
+	/* --op only */
+	enum perf_op op;
+	const char *op_name;
+	uint64_t depth; /* operations in flight */
+	uint64_t count; /* revoke: forged descriptors */
+	const char *listen, *connect, *secret_file;
+	bool once;
 };
 
 /* ------------------------------------------------------------------ buffers (perf_buffer.c) */
@@ -67,8 +80,10 @@ struct perf_pool {
 	bool recycle;
 };
 
-/* `most` buffers at most; -ENOMEM with nothing left behind. */
-int perf_pool_open(struct perf_pool *pool, size_t size, unsigned most, bool recycle);
+enum { PERF_LIVES = 6 }; /* so many buffers are recycled in ways that all differ */
+
+/* -ENOMEM with nothing left behind. */
+int perf_pool_open(struct perf_pool *pool, size_t size, unsigned count, bool recycle);
 void perf_pool_close(struct perf_pool *pool);
 /* Free it and get it again, its way; its address may change. -ENOMEM. */
 int perf_buffer_recycle(struct perf_buffer *b);
@@ -105,6 +120,15 @@ struct perf_message {
 	char text[PERF_TEXT];
 };
 
+/* ------------------------------------------------------------------ the other process (perf_child.c) */
+
+/* Has it ended within `ms`? Then *status is how. */
+bool perf_child_ended(pid_t pid, int ms, int *status);
+/* What it was told to end is given time; then it is killed. 0: there is none any more. */
+void perf_child_stop(pid_t pid);
+/* Was it killed? Then text says by what. `what`: "the receiving process". */
+bool perf_child_killed(int status, pid_t pid, const char *what, char text[PERF_TEXT]);
+
 /* ------------------------------------------------------------------ one side (perf_side.c) */
 
 /* The last so many durations of the registration step; percentiles are taken of these. */
@@ -115,6 +139,8 @@ struct perf_side {
 	int control;
 	int data[PERF_PROVIDERS];
 	unsigned access; /* HF_READ where it is sent from, HF_WRITE where it is received */
+	bool san;        /* SAN sockets move the data: no connections of its own, no bounce buffer */
+	unsigned slots;  /* buffers wanted, if there is room for them */
 	struct hf_switch *sw;
 	struct hf_provider *provider[PERF_PROVIDERS];
 	struct hf_conn *conn[PERF_PROVIDERS];
@@ -150,6 +176,8 @@ struct perf_trial {
 	struct hf_region region[PERF_PROVIDERS];
 };
 int perf_size_begin(struct perf_side *s, size_t size, struct perf_trial *trial);
+/* How many times `bytes` fit into what this process may keep registered. */
+uint64_t perf_room(const struct perf_side *s, uint64_t bytes);
 void perf_trial_end(struct perf_side *s, struct perf_trial *trial);
 void perf_size_end(struct perf_side *s);
 
@@ -195,14 +223,20 @@ struct perf_report {
 	char proxy[16]; /* the one in use */
 	struct perf_row row[PERF_SIZES_MAX];
 	int rows;
+	char peer[128];        /* --op: where the other side is */
 	char error[PERF_TEXT]; /* the run ended early: why */
 };
 
+const char *perf_base_name(const struct perf_config *c); /* "copy" or "plain" */
+const char *perf_duration(uint64_t ns, char text[static 16]); /* "1.2 us" */
 void perf_print_head(const struct perf_report *r);
 void perf_print_row(const struct perf_row *row);
 void perf_print_foot(const struct perf_report *r);
 void perf_print_json(const struct perf_report *r);
 uint64_t perf_all_wrong_bytes(const struct perf_report *r);
+
+/* The report is complete: print it, draw it, and the exit code. err: why it ended early. */
+int perf_conclude(const struct perf_report *r, int err, const char *plot_file);
 
 /* Can FILE be plotted (known ending, gnuplot there)? 0, or an exit code after tool_fail. */
 int perf_plot_check(const char *file);

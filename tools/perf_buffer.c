@@ -150,22 +150,20 @@ static const struct perf_life lives[] = {
 	{brk_make, brk_remake, heap_release},
 };
 
-enum { LIVES = sizeof(lives) / sizeof(lives[0]), PLAIN_LIVES = 2 };
-_Static_assert((int)LIVES <= (int)PERF_POOL_MAX, "every life has a slot");
+enum { PLAIN_LIVES = 2 };
+_Static_assert(sizeof(lives) / sizeof(lives[0]) == PERF_LIVES, "the number that others know");
 
 /* ------------------------------------------------------------------ the pool */
 
-int perf_pool_open(struct perf_pool *pool, size_t size, unsigned most, bool recycle)
+int perf_pool_open(struct perf_pool *pool, size_t size, unsigned count, bool recycle)
 {
 	pool->recycle = recycle;
-	if (recycle)
-		most = LIVES;
-	for (pool->count = 0; pool->count < most; pool->count++) {
+	for (pool->count = 0; pool->count < count; pool->count++) {
 		struct perf_buffer *b = &pool->buffer[pool->count];
 
 		memset(b, 0, sizeof(*b));
 		b->size = size;
-		b->life = &lives[pool->count % (recycle ? LIVES : PLAIN_LIVES)];
+		b->life = &lives[pool->count % (recycle ? PERF_LIVES : PLAIN_LIVES)];
 		if (b->life->make(b)) {
 			perf_pool_close(pool);
 			return -ENOMEM;

@@ -135,14 +135,15 @@ static void put_data(FILE *to, const struct perf_report *r)
 static void put_script(FILE *to, const struct perf_report *r, const char *file, int format)
 {
 	static const char *const colours[PERF_WAYS] = {"#777777", "#d9822b", "#1f6fb4"};
-	static const char *const names[PERF_WAYS] = {"copy (bounce buffer)", "register (each time)",
-						     "cached"};
+	const char *names[PERF_WAYS] = {"copy (bounce buffer)", "register (each time)", "cached"};
 	static const char letters[PERF_WAYS] = {'o', 'r', '#'};
 
 	fprintf(to, "set terminal %s\nset output ", formats[format].terminal);
 	put_quoted(to, file);
-	fprintf(to, "\nset title 'holdfast perf: nic %s, proxy %s (%s), pattern %s' noenhanced\n",
-		r->config->nic, r->proxy, r->config->mode, r->config->recycle ? "recycle" : "reuse");
+	if (r->config->op)
+		names[PERF_PLAIN] = "plain send and recv";
+	fprintf(to, "\nset title 'holdfast perf%s%s: nic %s, proxy %s (%s), pattern %s' noenhanced\n",
+		r->config->op ? " --op " : "", r->config->op ? r->config->op_name : "", r->config->nic, r->proxy, r->config->mode, r->config->recycle ? "recycle" : "reuse");
 	put_axes(to, r);
 	put_data(to, r);
 	for (unsigned way = 0; way < PERF_WAYS; way++) {

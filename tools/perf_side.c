@@ -130,7 +130,9 @@ static int open_provider(struct perf_side *s, unsigned which, const char *option
 {
 	int err = hf_provider_open(s->sw, s->config->nic, options, &s->provider[which]);
 
-	return err ? err : hf_conn_open(s->provider[which], s->data[which], &s->conn[which]);
+	if (err || s->san)
+		return err;
+	return hf_conn_open(s->provider[which], s->data[which], &s->conn[which]);
 }
 
 static int open_samples(struct perf_side *s)
@@ -179,17 +181,24 @@ void perf_side_close(struct perf_side *s)
 
 /* ------------------------------------------------------------------ the buffers of one size */
 
+uint64_t perf_room(const struct perf_side *s, uint64_t bytes)
+{
+	return s->limit / (bytes + (uint64_t)sysconf(_SC_PAGESIZE));
+}
+
 /* So many that the cache can keep them all beside the bounce buffer. */
 static unsigned pool_count(const struct perf_side *s)
 {
-	enum { MOST_BYTES = 64 << 20 };
-	uint64_t each = s->size + (uint64_t)sysconf(_SC_PAGESIZE), n = s->limit / each;
-	uint64_t most = MOST_BYTES / s->size;
+	enum { MOST_BYTES = 64 << 20, REUSED = 8 };
+	uint64_t n = perf_room(s, s->size), most = MOST_BYTES / s->size;
+	unsigned wanted = s->slots ? s->slots : s->config->recycle ? PERF_LIVES : REUSED;
 
+	if (!s->slots && s->config->recycle)
+		return wanted;
 	n = n > 2 ? n - 1 : 1;
 	if (n > most)
 		n = most > 2 ? most : 2;
-	return n < PERF_POOL_MAX ? (unsigned)n : PERF_POOL_MAX;
+	return n < wanted ? (unsigned)n : wanted;
 }
 
 static int open_bounce(struct perf_side *s)
@@ -212,12 +221,12 @@ static int try_registering(struct perf_side *s, struct perf_trial *trial)
 	return err;
 }
 
-/* The bounce buffer and one more must find room in this process's share. */
+/* One buffer, and the bounce buffer where there is one, must find room in this process's share. */
 static int check_memlock(const struct perf_side *s)
 {
 	char limit[16], enough[16];
 
-	if (!s->memlock || 2 * s->size <= share_of(s->memlock))
+	if (!s->memlock || (s->san ? 1 : 2) * s->size <= share_of(s->memlock))
 		return 0;
 	return hf_set_error(-ENOMEM, "RLIMIT_MEMLOCK is %s for both processes; %s would do (ulimit -l)",
 			    tool_size(s->memlock, limit), tool_size(s->size * 8, enough));
@@ -236,7 +245,8 @@ int perf_size_begin(struct perf_side *s, size_t size, struct perf_trial *trial)
 	err = perf_pool_open(&s->pool, size, pool_count(s), s->config->recycle);
 	if (err)
 		return hf_set_error(err, "no memory for the buffers of %zu bytes", size);
-	err = open_bounce(s);
+	if (!s->san)
+		err = open_bounce(s);
 	if (!err)
 		err = try_registering(s, trial);
 	return err;
