@@ -11,6 +11,11 @@ demo:
 	@$(MAKE) --no-print-directory all
 	$(TOOL) perf --seconds 8
 	$(TOOL) perf --seconds 4 --pattern recycle
+	$(TOOL) perf --seconds 3 --op send
+	$(TOOL) perf --seconds 3 --op write
+	$(TOOL) perf --seconds 3 --op read
+	$(TOOL) perf --seconds 2 --op revoke
+	$(TOOL) walk
 	$(TOOL) torture --seconds 15
 
 check:

@@ -80,7 +80,72 @@ says '^[1-9][0-9]* wrong bytes in' "--corrupt"
 expect 1 perf --sizes 64K,1M --seconds 0.4 --pattern recycle --proxy manual --untold
 says '^[1-9][0-9]* wrong bytes in' "--untold"
 
+# By SAN sockets: every op, every way, no wrong byte. The last of the keys is what the others are compared with.
+for op in send write read; do
+	expect 0 perf --op $op --sizes 4K,64K --seconds 0.3
+	counted 'x *[0-9.]*x .* 0$' 2 "--op $op"
+	says '^0 wrong bytes in' "--op $op"
+	expect 0 perf --op $op --sizes 1,65537 --pattern recycle --depth 2 --seconds 0.3 --json
+	counted '"wrong_bytes": 0' 3 "--op $op, recycled"
+	for key in op peer depth plain_MBps register_MBps cached_MBps cached_vs_register cached_vs_plain; do
+		says "\"$key\": " "--op $op"
+	done
+done
+expect 0 perf --op write --seconds 0.4 --json
+counted '"size": 65536' 1 "--op: the sizes that it has unless given"
+counted '"size": 1048576' 1 "--op: the sizes that it has unless given"
+for proxy in uffd supervise manual; do
+	run perf --op write --pattern recycle --proxy $proxy --sizes 4K,65537 --seconds 0.3 --json
+	[ $code -eq 3 ] && continue
+	[ $code -eq 0 ] || fail "exit $code: --op write, recycle, $proxy"
+	counted '"wrong_bytes": 0' 3 "--op write, recycle, $proxy"
+done
+
+# A single wrong byte is found on the side where it is written to, and so is a stale registration.
+for op in send write read; do
+	expect 1 perf --op $op --sizes 64K --seconds 0.1 --corrupt 5
+	says '^[1-9][0-9]* wrong bytes in' "--op $op --corrupt"
+done
+run perf --op write --sizes 64K,1M --seconds 0.4 --pattern recycle --proxy manual --untold
+[ $code -eq 1 ] || [ $code -eq 3 ] || fail "exit $code: a stale registration goes unnoticed"
+
+# Revocation (R28), and descriptors that must be refused (R10, R15, R17); and what that looks like when it fails.
+expect 0 perf --op revoke --seconds 0.4 --count 800
+says ' 0 accepted of 800 (the connection has counted 800 refused); 0 bytes changed' "--op revoke"
+says '^  0 bytes changed after it had returned; 0 accesses not refused' "--op revoke"
+expect 1 perf --op revoke --seconds 0.2 --count 800 --corrupt 100
+says ' 8 accepted of 800 (the connection has counted 792 refused)' "--op revoke --corrupt"
+expect 1 perf --op revoke --seconds 0.2 --count 8 --untold --json
+[ "$(sed -n 's/^ *"late_bytes": \([0-9]*\),$/\1/p' "$out")" -gt 0 ] || fail "nothing came late, though nothing was revoked"
+
+# The two sides started by hand, one run after another; the names as they are said.
+"$tool" perf --listen "unix:$plot.sock" >"$plot.server" 2>&1 &
+server=$!
+for i in $(seq 1 100); do
+	grep -q '^listening at' "$plot.server" && break
+	sleep 0.1
+done
+expect 0 perf --op write --connect "unix:$plot.sock" --sizes 4K --seconds 0.1
+expect 0 perf --op read --connect "unix:$plot.sock" --sizes 4K --seconds 0.1
+kill -TERM $server
+wait $server
+code=$?
+[ "$code" -eq 0 ] || fail "exit $code of --listen"
+[ "$(grep -c '^run [12], .* 0 wrong bytes here$' "$plot.server")" -eq 2 ] || fail "--listen says: $(cat "$plot.server")"
+[ -z "$(ls "$plot".sock* 2>/dev/null)" ] || fail "sockets are left: $(ls "$plot".sock*)"
+rm -f "$plot.server"
+expect 3 perf --op write --connect "unix:$plot.sock"
+
 # Refused, by name.
+expect 2 perf --op other
+says 'send, write, read or revoke' "an unknown op"
+expect 2 perf --op write --depth 0
+expect 2 perf --op write --depth 65
+expect 2 perf --connect unix:@nobody
+expect 2 perf --once
+expect 2 perf --listen unix:@here --op write
+expect 2 perf --op write --connect nonsense
+expect 2 perf --op revoke --plot picture.txt
 expect 2
 expect 2 perff
 says 'perf' "a misspelt subcommand"
@@ -103,14 +168,14 @@ says 'data path' "a NIC without one"
 expect 2 perf --plot picture.xyz
 
 # Help comes from the tables.
-for name in perf torture doctor; do
+for name in perf walk torture doctor; do
 	expect 0 --help
 	says "^  $name " --help
 	expect 0 "$name" --help
 	says '^  --json' "$name --help"
 done
 expect 0 perf --help
-for option in nic proxy mode sizes pattern seconds plot seed json; do
+for option in op listen connect secret-file once depth count nic proxy mode sizes pattern seconds plot seed json; do
 	says "^  --$option" "perf --help"
 done
 expect 0 help options
@@ -122,6 +187,8 @@ says "$(sed -n 's/^holdfast \([^ ]*\) .*/\1/p' "$out")" version
 
 # A picture, where there is gnuplot; else a clear answer.
 if command -v gnuplot >/dev/null; then
+	expect 0 perf --op write --sizes 4K,64K --seconds 0.2 --plot "$plot"
+	grep -q 'plain' "$plot" || fail "no plain way in $plot"
 	expect 0 perf --sizes 4K,64K --seconds 0.2 --plot "$plot"
 	grep -q 'cached' "$plot" || fail "no picture in $plot"
 else

@@ -14,7 +14,7 @@
 static int run_help(int argc, char **argv);
 static int run_version(int argc, char **argv);
 
-static const struct tool_command *const commands[] = {&cmd_perf, &cmd_torture, &cmd_doctor};
+static const struct tool_command *const commands[] = {&cmd_perf, &cmd_walk, &cmd_torture, &cmd_doctor};
 
 /* What takes words instead of options, and --json only. */
 static const struct {

@@ -2,10 +2,11 @@
 /*
  * `holdfast perf`: two processes move buffers of the program's own in three ways, side by side.
  */
-#include "perf.h"
+#include "perf_op.h"
 #include "tool.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,17 +17,37 @@
 
 /* ------------------------------------------------------------------ options */
 
-static struct perf_config config = {
-	.nic = "uring", .proxy = "auto", .mode = "exact", .seconds = 4, .seed = 1};
-static const char *sizes_text = "4K,64K,1M,16M", *pattern_text = "reuse", *plot_file;
+static struct perf_config config = {.nic = "uring",
+				    .proxy = "auto",
+				    .mode = "exact",
+				    .seconds = 4,
+				    .seed = 1,
+				    .depth = 4,
+				    .count = 20000};
+static const char every_size[] = "4K,64K,1M,16M", op_sizes[] = "64K,1M";
+static const char *sizes_text = every_size, *pattern_text = "reuse", *plot_file, *op_text;
 
 static const struct tool_option options[] = {
+	{"op", "NAME",
+	 "by SAN sockets: send, write or read (RDMA), beside a plain send and recv of the same bytes; or "
+	 "revoke: how fast the peer's access ends, and descriptors that must be refused",
+	 TOOL_STRING, &op_text},
+	{"listen", "ADDRESS",
+	 "be the other side of --connect, for one run after another: unix:PATH, unix:@NAME, tcp:HOST:PORT",
+	 TOOL_STRING, &config.listen},
+	{"connect", "ADDRESS", "with --op: run with the process that listens there, also on another host",
+	 TOOL_STRING, &config.connect},
+	{"secret-file", "FILE", "the secret that both sides must have; needed between hosts", TOOL_STRING,
+	 &config.secret_file},
+	{"once", NULL, "with --listen: leave after one run", TOOL_FLAG, &config.once},
+	{"depth", "N", "with --op: operations in flight, 1 to 64", TOOL_U64, &config.depth},
+	{"count", "N", "with --op revoke: how many forged descriptors to try", TOOL_U64, &config.count},
 	{"nic", "NAME", "the NIC to register with", TOOL_STRING, &config.nic},
-	{"proxy", "NAME", "who watches the memory: auto, uffd or manual", TOOL_STRING, &config.proxy},
+	{"proxy", "NAME", "who watches the memory: auto, uffd, supervise or manual", TOOL_STRING, &config.proxy},
 	{"mode", "MODE",
 	 "exact, or fast: spares uffd one system call per hit, at the risk that the man page names",
 	 TOOL_STRING, &config.mode},
-	{"sizes", "LIST", "buffer sizes, with commas between", TOOL_STRING, &sizes_text},
+	{"sizes", "LIST", "buffer sizes, with commas between; with --op 64K,1M unless given", TOOL_STRING, &sizes_text},
 	{"pattern", "NAME",
 	 "reuse: the same buffers again and again; recycle: before each transfer its buffer is freed and "
 	 "allocated again, in the ways that allocators do",
@@ -64,9 +85,50 @@ static int check_nic(void)
 	return TOOL_OK;
 }
 
-static int check_options(uint64_t *sizes, int *count)
+static int check_sizes(uint64_t *sizes, int *count)
 {
 	enum { LARGEST_MESSAGE = 0xffffffffu };
+	uint64_t largest = config.op ? OP_LARGEST : LARGEST_MESSAGE;
+
+	if (config.op && sizes_text == every_size)
+		sizes_text = op_sizes;
+	*count = tool_parse_sizes(sizes_text, sizes, PERF_SIZES_MAX);
+	if (*count < 0)
+		return TOOL_USAGE;
+	for (int i = 0; i < *count; i++)
+		if (sizes[i] > largest)
+			return tool_fail(TOOL_USAGE, "a transfer is at most %" PRIu64 " bytes", largest);
+	return TOOL_OK;
+}
+
+/* What --op needs, and what it alone can have. */
+static int check_op(void)
+{
+	static const char *const names[] = {NULL, "send", "write", "read", "revoke"};
+
+	for (unsigned i = PERF_OP_SEND; op_text && i <= PERF_OP_REVOKE; i++)
+		if (!strcmp(op_text, names[i]))
+			config.op = i;
+	if (op_text && !config.op)
+		return bad_choice("op", op_text, "send, write, read or revoke");
+	config.op_name = op_text;
+	if (config.listen && (config.op || config.connect))
+		return tool_fail(TOOL_USAGE, "with --listen the other side, which connects, gives %s",
+				 config.op ? "--op" : "--connect");
+	if (!config.op && !config.listen && (config.connect || config.secret_file))
+		return tool_fail(TOOL_USAGE, "%s goes with --op send, write, read or revoke",
+				 config.connect ? "--connect" : "--secret-file");
+	if (config.once && !config.listen)
+		return tool_fail(TOOL_USAGE, "--once goes with --listen");
+	if (config.depth < 1 || config.depth > OP_BATCH)
+		return tool_fail(TOOL_USAGE, "--depth is 1 to %d", OP_BATCH);
+	if (config.op == PERF_OP_REVOKE && plot_file)
+		return tool_fail(TOOL_USAGE, "--op revoke draws nothing: leave out --plot");
+	return TOOL_OK;
+}
+
+static int check_options(uint64_t *sizes, int *count)
+{
 	int code;
 
 	config.recycle = !strcmp(pattern_text, "recycle");
@@ -74,13 +136,11 @@ static int check_options(uint64_t *sizes, int *count)
 		return bad_choice("pattern", pattern_text, "reuse or recycle");
 	if (strcmp(config.mode, "exact") && strcmp(config.mode, "fast"))
 		return bad_choice("mode", config.mode, "exact or fast");
-	*count = tool_parse_sizes(sizes_text, sizes, PERF_SIZES_MAX);
-	if (*count < 0)
-		return TOOL_USAGE;
-	for (int i = 0; i < *count; i++)
-		if (sizes[i] > LARGEST_MESSAGE)
-			return tool_fail(TOOL_USAGE, "a message is at most %u bytes", LARGEST_MESSAGE);
-	code = plot_file ? perf_plot_check(plot_file) : TOOL_OK;
+	code = check_op();
+	if (!code)
+		code = check_sizes(sizes, count);
+	if (!code && plot_file)
+		code = perf_plot_check(plot_file);
 	return code ? code : check_nic();
 }
 
@@ -125,7 +185,6 @@ static int start_receiver(struct run *run)
 
 	if (err)
 		return err;
-	signal(SIGPIPE, SIG_IGN);
 	fflush(NULL);
 	run->receiver = fork();
 	if (run->receiver < 0)
@@ -212,21 +271,6 @@ static int one_round(struct run *run, unsigned round)
 	return 0;
 }
 
-static void show_progress(struct run *run, double done)
-{
-	enum { BAR = 30 };
-	static const char bar[BAR + 1] = "##############################";
-	uint64_t now = tool_now_ns();
-	char size[16];
-
-	if (now - run->shown < 100000000u)
-		return;
-	run->shown = now;
-	done = done > 1 ? 1 : done;
-	tool_progress("%8s  [%-*.*s] %3.0f %%", tool_size(run->side.size, size), BAR, (int)(done * BAR),
-		      bar, done * 100);
-}
-
 static int warm_up(struct run *run)
 {
 	uint64_t ns;
@@ -255,7 +299,7 @@ static int measure(struct run *run, double from, double to, struct perf_row *row
 	while (!err && ((double)spent < budget || row->rounds < ROUNDS_MIN)) {
 		err = one_round(run, row->rounds++);
 		spent = tool_now_ns() - start;
-		show_progress(run, from + (to - from) * ((double)spent / budget));
+		perf_progress(row->size, from + (to - from) * ((double)spent / budget), &run->shown);
 	}
 	return err;
 }
@@ -397,10 +441,15 @@ static int perf_run(void)
 	static struct run run;
 	static struct perf_report report = {.config = &config};
 	uint64_t sizes[PERF_SIZES_MAX];
-	int count, code = check_options(sizes, &count), err;
+	int count = 0, code = check_options(sizes, &count), err;
 
 	if (code)
 		return code;
+	signal(SIGPIPE, SIG_IGN);
+	if (config.listen)
+		return op_listen(&config);
+	if (config.op)
+		return op_run(&config, sizes, count, plot_file);
 	err = start_receiver(&run);
 	if (err)
 		return tool_fail(TOOL_CANNOT, "no second process: %s", strerror(-err));
@@ -410,7 +459,7 @@ static int perf_run(void)
 
 const struct tool_command cmd_perf = {
 	.name = "perf",
-	.summary = "measure transfers: copied, registered each time, cached",
+	.summary = "measure transfers: copied (or plain), registered each time, cached",
 	.detail =
 		"Two processes move buffers of the program's own through registered memory, in one run:\n"
 		"  copy      memcpy through a bounce buffer that stays registered\n"
@@ -419,7 +468,13 @@ const struct tool_command cmd_perf = {
 		"The three take turns, a short round each; every figure is the median of the rounds.\n"
 		"The clock runs from the start of registering (or copying) until the receiver has let go\n"
 		"of its buffer. The receiver compares every byte, outside the clock. Exit code 1: a byte\n"
-		"was wrong.",
+		"was wrong.\n\n"
+		"With --op by SAN sockets, several operations at once, and instead of copy:\n"
+		"  plain     send(2) and recv(2) of the same bytes over a socket of the same kind\n"
+		"The clock counts what both sides do to register and to let go, and the transfers, but not\n"
+		"how the two agree about the next batch. On two hosts:\n"
+		"  there  holdfast perf --listen tcp:0.0.0.0:4000 --secret-file FILE\n"
+		"  here   holdfast perf --connect tcp:there:4000 --secret-file FILE --op write",
 	.options = options,
 	.run = perf_run,
 };

@@ -184,6 +184,9 @@ void perf_size_end(struct perf_side *s);
 /* The buffer in `slot`, recycled when that is the pattern; NULL when it could not be had again. */
 unsigned char *perf_take(struct perf_side *s, unsigned slot);
 
+/* The bytes of transfer `number`, one of them wrong where the configuration asks for that. */
+void perf_prepare(const struct perf_side *s, unsigned char *data, uint64_t number);
+
 /* The measured part begins; what it has come to. */
 int perf_mark(struct perf_side *s);
 int perf_result(struct perf_side *s, struct perf_message *m);
@@ -206,6 +209,9 @@ int perf_transfer(struct perf_side *s, unsigned way, unsigned slot, uint64_t num
 int perf_receiver(const struct perf_config *config, int control, const int data[PERF_PROVIDERS]);
 
 /* ------------------------------------------------------------------ report */
+
+/* The progress line, ten times a second. `done`: 0 to 1; *shown: when it was shown last. */
+void perf_progress(uint64_t size, double done, uint64_t *shown);
 
 struct perf_row {
 	uint64_t size;

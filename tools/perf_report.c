@@ -35,6 +35,23 @@ uint64_t perf_all_wrong_bytes(const struct perf_report *r)
 	return sum;
 }
 
+/* ------------------------------------------------------------------ progress */
+
+void perf_progress(uint64_t size, double done, uint64_t *shown)
+{
+	enum { BAR = 30 };
+	static const char bar[BAR + 1] = "##############################";
+	uint64_t now = tool_now_ns();
+	char text[16];
+
+	if (now - *shown < 100000000u)
+		return;
+	*shown = now;
+	done = done > 1 ? 1 : done;
+	tool_progress("%8s  [%-*.*s] %3.0f %%", tool_size(size, text), BAR, (int)(done * BAR), bar,
+		      done * 100);
+}
+
 /* ------------------------------------------------------------------ the table */
 
 const char *perf_duration(uint64_t ns, char text[static 16])
@@ -160,7 +177,8 @@ static void json_row(const struct perf_row *row, const char *base)
 	json_double("cached_vs_register", ratio(row, PERF_REGISTER));
 	json_double(key_of("cached_vs_", base), ratio(row, PERF_COPY));
 	json_double("hit_rate", row->hit_rate);
-	json_way(base, row, PERF_COPY);
+	if (!strcmp(base, "copy")) /* plain has no such step */
+		json_way(base, row, PERF_COPY);
 	json_way("register", row, PERF_REGISTER);
 	json_way("cached", row, PERF_CACHED);
 	json_u64("wrong_bytes", row->wrong_bytes);

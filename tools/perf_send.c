@@ -8,13 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* The negative control of the receiver's comparison. */
-static void corrupt(const struct perf_side *s, unsigned char *data, uint64_t number)
-{
-	if (s->config->corrupt && number % s->config->corrupt == s->config->corrupt - 1)
-		data[number % s->size] ^= 1;
-}
-
 static int send_copy(struct perf_side *s, const unsigned char *data, uint64_t *step)
 {
 	uint64_t from = tool_now_ns();
@@ -65,8 +58,7 @@ int perf_transfer(struct perf_side *s, unsigned way, unsigned slot, uint64_t num
 	data = perf_take(s, slot);
 	if (!data)
 		return -ENOMEM;
-	perf_fill(data, s->size, s->config->seed, number, false);
-	corrupt(s, data, number);
+	perf_prepare(s, data, number);
 	err = perf_expect(s, PERF_READY);
 	if (err)
 		return err;

@@ -294,6 +294,16 @@ unsigned char *perf_take(struct perf_side *s, unsigned slot)
 	return NULL;
 }
 
+void perf_prepare(const struct perf_side *s, unsigned char *data, uint64_t number)
+{
+	uint64_t nth = s->config->corrupt;
+
+	perf_fill(data, s->size, s->config->seed, number, false);
+	/* the negative control of the comparison */
+	if (nth && number % nth == nth - 1)
+		data[number % s->size] ^= 1;
+}
+
 /* ------------------------------------------------------------------ what is counted */
 
 void perf_step(struct perf_side *s, unsigned way, uint64_t ns)

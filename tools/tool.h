@@ -33,7 +33,7 @@ struct tool_command {
 };
 
 /* The table, in tools/holdfast.c; each command is defined in its own file. */
-extern const struct tool_command cmd_perf, cmd_torture, cmd_doctor;
+extern const struct tool_command cmd_perf, cmd_walk, cmd_torture, cmd_doctor;
 
 /* Set by --json, which every command has without listing it. */
 extern bool tool_json;
