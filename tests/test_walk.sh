@@ -103,7 +103,7 @@ expect 2 walk --proxy no_such_proxy
 says no_such_proxy "an unknown proxy"
 expect 2 walk --prox uffd
 says 'did you mean --proxy' "a misspelt option"
-expect 2 wakl
+expect 2 wak
 says 'walk' "a misspelt subcommand"
 
 [ $failures -eq 0 ] || exit 1

@@ -454,6 +454,8 @@ static int perf_run(void)
 	if (err)
 		return tool_fail(TOOL_CANNOT, "no second process: %s", strerror(-err));
 	err = run_all(&run, &report, sizes, count);
+	/* no switch or provider of that name, or with such an option */
+	report.misused = !report.rows && (err == -EINVAL || err == -ENOENT);
 	return perf_conclude(&report, err, plot_file);
 }
 

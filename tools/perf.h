@@ -231,6 +231,7 @@ struct perf_report {
 	int rows;
 	char peer[128];        /* --op: where the other side is */
 	char error[PERF_TEXT]; /* the run ended early: why */
+	bool misused;          /* ... because of what the caller has asked for */
 };
 
 const char *perf_base_name(const struct perf_config *c); /* "copy" or "plain" */

@@ -423,8 +423,10 @@ int op_run(const struct perf_config *config, const uint64_t *sizes, int count, c
 		err = transfers(&a, &report, sizes, count);
 	if (err)
 		explain(&a, err, report.error);
+	/* an address or an option that can't be, or no proxy of that name */
+	report.misused = !report.rows && (err == -EINVAL || (err == -ENOENT && !a.s.side.sw));
 	close_all(&a);
 	if (config->op != PERF_OP_REVOKE)
 		return perf_conclude(&report, err, plot_file);
-	return err ? tool_fail(TOOL_CANNOT, "%s", report.error) : code;
+	return err ? tool_fail(report.misused ? TOOL_USAGE : TOOL_CANNOT, "%s", report.error) : code;
 }

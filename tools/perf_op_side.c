@@ -35,6 +35,15 @@ int op_side_open(struct op_side *s, const struct perf_config *config)
 	return err;
 }
 
+/* What has completed because its connection closed is not for the next run. */
+static void drain(struct hf_cq *cq)
+{
+	struct hf_completion c;
+
+	while (cq && hf_cq_poll(cq, &c, 1) > 0)
+		;
+}
+
 /* Sockets first: then nothing is under way in the memory that goes next. */
 void op_disconnect(struct op_side *s)
 {
@@ -44,6 +53,8 @@ void op_disconnect(struct op_side *s)
 	}
 	hf_sock_close(s->control);
 	s->control = NULL;
+	drain(s->control_cq);
+	drain(s->data_cq);
 	if (s->plain >= 0)
 		close(s->plain);
 	s->plain = -1;

@@ -234,8 +234,8 @@ int perf_conclude(const struct perf_report *report, int err, const char *plot_fi
 		tool_fail(TOOL_CANNOT, "%s", report->error);
 	if (perf_all_wrong_bytes(report))
 		return TOOL_FOUND;
-	if (err) /* no switch or provider of that name, or with such an option: the caller's mistake */
-		return !report->rows && (err == -EINVAL || err == -ENOENT) ? TOOL_USAGE : TOOL_CANNOT;
+	if (err)
+		return report->misused ? TOOL_USAGE : TOOL_CANNOT;
 	if (!any_ran(report))
 		return tool_fail(TOOL_CANNOT, "none of the sizes could be registered");
 	return plot_file ? perf_plot(report, plot_file) : TOOL_OK;

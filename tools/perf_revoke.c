@@ -115,14 +115,12 @@ static int revoke_idle(struct op_side *s, struct revoke_report *r)
 	return !err && s->run.untold ? hf_mr_dereg(s->sock[PERF_CACHING], mr) : err;
 }
 
-/* Until the peer's bytes arrive. Other code writes them, so they are read as if they could change at any time. */
-static int wait_for_change(const unsigned char *data, size_t size)
+/* Until this byte of the peer's has arrived. The NIC writes it, so it is read as what may change at any time. */
+static int wait_for_byte(const volatile unsigned char *at, unsigned char byte)
 {
-	const volatile unsigned char *p = data;
 	uint64_t start = tool_now_ns();
-	unsigned char was = p[size / 2];
 
-	while (p[size / 2] == was) {
+	while (*at != byte) {
 		sched_yield();
 		if (tool_now_ns() - start > OP_PATIENCE_MS * 1000000ull)
 			return hf_set_error(-ETIMEDOUT, "the peer's writes don't arrive");
@@ -133,21 +131,22 @@ static int wait_for_change(const unsigned char *data, size_t size)
 static int revoke_busy(struct op_side *s, uint64_t number, struct revoke_report *r)
 {
 	uint8_t descriptor[HF_DESCRIPTOR_SIZE];
-	unsigned char *data = s->data[0];
+	unsigned char *data = s->data[0], *middle = data + s->side.size / 2, theirs;
 	uint64_t mr;
 	int err = expose(s->sock[PERF_CACHING], data, s->side.size, HF_WRITE, descriptor, &mr);
 
 	/* The peer writes the bytes of transfer 0: their inverse differs from them everywhere. */
 	perf_fill(data, s->side.size, s->run.seed, 0, true);
+	theirs = (unsigned char)~*middle;
 	if (!err)
 		err = ask_try(s, descriptor, true);
 	if (!err)
-		err = wait_for_change(data, s->side.size);
+		err = wait_for_byte(middle, theirs);
 	if (!err)
 		err = timed_dereg(s, mr, &r->busy);
 	perf_fill(data, s->side.size, s->run.seed, number, false);
 	if (!err && s->run.untold) {
-		err = wait_for_change(data, s->side.size);
+		err = wait_for_byte(middle, theirs);
 		if (!err)
 			err = hf_mr_dereg(s->sock[PERF_CACHING], mr);
 	}
@@ -430,8 +429,7 @@ static unsigned choose(struct forger *f, enum forgery kind)
 
 static uint64_t off_the_end(struct forger *f)
 {
-	static const uint64_t offsets[] = {PIECE - REACH + 1, PIECE, UINT64_MAX - REACH + 1, UINT64_MAX,
-					   1ull << 63};
+	static const uint64_t offsets[] = {PIECE - REACH + 1, PIECE, 1ull << 32, 1ull << 62};
 
 	return offsets[draw(f, sizeof(offsets) / sizeof(offsets[0]))];
 }

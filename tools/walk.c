@@ -35,7 +35,7 @@ static unsigned counts[VERDICTS];
 
 /* ------------------------------------------------------------------ text */
 
-enum { LEFT = 12 /* requirements */, WHAT = 46, SEEN = LEFT + WHAT };
+enum { LEFT = 14 /* requirements */, WHAT = 43, SEEN = LEFT + WHAT, WIDTH = 100 };
 
 static void print_head(void)
 {
@@ -43,6 +43,37 @@ static void print_head(void)
 
 	printf("A buffer of %s: nic %s, proxy %s. At the left the requirement, at the right what was seen.\n",
 	       tool_size(WALK_SIZE, size), walk.nic, hf_switch_proxy(walk.sw));
+}
+
+/* Each thing that was seen stands whole on a line, where that is wide enough. */
+static void print_seen(const char *text)
+{
+	int column = SEEN;
+
+	while (*text) {
+		size_t len = strcspn(text, ";");
+		int more = text[len] ? 1 : 0;
+
+		if (column > SEEN && column + 1 + (int)len + more > WIDTH) {
+			printf("\n%*s", SEEN, "");
+			column = SEEN;
+		}
+		column += printf("%s%.*s%s", column > SEEN ? " " : "", (int)len, text, more ? ";" : "");
+		text += len;
+		text += strspn(text, "; ");
+	}
+	putchar('\n');
+}
+
+/* The reason once; then only that it is so. */
+static void print_not_run(enum verdict verdict, const char *why)
+{
+	static const char *said;
+
+	printf("%s%s", verdict_names[verdict], said == why ? "\n" : ": ");
+	if (said != why)
+		tool_wrap(stdout, SEEN, why);
+	said = why;
 }
 
 /* The steps' own words stand in one column, what was seen beside them. */
@@ -57,12 +88,10 @@ static void print_step(const struct step *step, enum verdict verdict, const char
 		printf("\n%*s", SEEN, "");
 	else
 		printf("%*s", SEEN - used, "");
-	if (verdict == STEP_SKIPPED || verdict == STEP_NOT_WALKED) {
-		printf("%s: ", verdict_names[verdict]);
-		tool_wrap(stdout, SEEN + 2, seen);
-	} else {
-		tool_wrap(stdout, SEEN, seen);
-	}
+	if (verdict == STEP_SKIPPED || verdict == STEP_NOT_WALKED)
+		print_not_run(verdict, seen);
+	else
+		print_seen(seen);
 	if (verdict == STEP_WRONG) {
 		printf("%*sNOT AS IT SHOULD BE: ", LEFT, "");
 		tool_wrap(stdout, LEFT + 2, walk.wrong);
@@ -177,7 +206,7 @@ static bool can_deny(const char *name)
 		if (!probe.available && probe.caps & HF_CAP_DENY)
 			return true;
 		snprintf(walk.no_deny, sizeof(walk.no_deny), "%s",
-			 probe.available ? probe.reason : "this proxy can't refuse a change; supervise can");
+			 probe.available ? probe.reason : "this proxy can't refuse; supervise can");
 		return false;
 	}
 	snprintf(walk.no_deny, sizeof(walk.no_deny), "there is no proxy %s here", name);

@@ -228,7 +228,8 @@ static void step_connect(struct walk *w)
 	if (*w->wrong)
 		return;
 	did(w, hf_sock_info(w->sock[0], &info, sizeof(info)), "hf_sock_info()");
-	seen(w, "process %d of user %u, over %s", (int)info.peer_pid, (unsigned)info.peer_uid, info.local);
+	seen(w, "process %d of user %u", (int)info.peer_pid, (unsigned)info.peer_uid);
+	seen(w, "over %s", info.local);
 	must(w, info.peer_pid == w->peer && info.peer_uid == geteuid(), "it is not the process forked");
 }
 
@@ -398,7 +399,7 @@ static void step_expose(struct walk *w)
 	size_t length = 0;
 	int err = hf_mr_expose(w->sock[0], w->data, LENT, HF_WRITE, w->descriptor, &length, &w->exposed);
 
-	seen(w, "asked with no room: %s, %zu bytes are needed", errno_name(err), length);
+	seen(w, "with no room: %s, needs %zu bytes", errno_name(err), length);
 	must(w, err == -ENOSPC && length == HF_DESCRIPTOR_SIZE, "that is not -ENOSPC and %d",
 	     HF_DESCRIPTOR_SIZE);
 	if (expose(w))
@@ -418,7 +419,8 @@ static void step_write(struct walk *w)
 	around = wrong_bytes(w->data, SEED);
 	around -= perf_wrong_bytes(w->data, PIECE_AT + PIECE, SEED, 0) -
 		  perf_wrong_bytes(w->data, PIECE_AT, SEED, 0);
-	seen(w, "4 KiB at 8 KiB: %" PRIu64 " wrong bytes there, %" PRIu64 " changed around", inside, around);
+	seen(w, "4 KiB at 8 KiB: %" PRIu64 " wrong bytes", inside);
+	seen(w, "%" PRIu64 " changed around it", around);
 	must(w, !inside && !around, "the peer has not written just these bytes");
 }
 
@@ -576,7 +578,7 @@ static void step_free(struct walk *w)
 		pause_a_little();
 	if (!must(w, atomic_load(&w->told.times), "the callback was not called"))
 		return;
-	seen(w, "told of %zu bytes at +%zu, %.1f us %s munmap returned", w->told.len,
+	seen(w, "told of %zu bytes at +%zu %.1f us %s munmap ended", w->told.len,
 	     (size_t)((unsigned char *)w->told.addr - w->data),
 	     (double)(w->told.at_ns > done ? w->told.at_ns - done : done - w->told.at_ns) / 1e3,
 	     w->told.at_ns > done ? "after" : "before");
@@ -601,8 +603,7 @@ static void step_held(struct walk *w)
 
 	did(w, hf_peek(&w->held, w->data, bytes, WALK_SIZE), "hf_peek()");
 	wrong = wrong_bytes(bytes, SEED);
-	seen(w, "hf_peek() through key %" PRIu64 ": all %d KiB, %" PRIu64 " wrong bytes", w->held.lkey,
-	     WALK_SIZE >> 10, wrong);
+	seen(w, "through key %" PRIu64 ": %" PRIu64 " wrong bytes", w->held.lkey, wrong);
 	see_pins(w);
 	must(w, !wrong, "the held pages have other bytes");
 	must(w, vm_pin() - w->unpinned >= WALK_SIZE, "the kernel has unpinned what is held");
@@ -656,7 +657,7 @@ static void step_fresh(struct walk *w)
 	did(w, hf_peek(&r, w->data, bytes, WALK_SIZE), "hf_peek()");
 	wrong = wrong_bytes(bytes, SEED_NEW);
 	seen(w, "%" PRIu64 " miss, %" PRIu64 " hits", after.misses - before.misses, after.hits - before.hits);
-	seen(w, "hf_peek() through key %" PRIu64 ": %" PRIu64 " wrong bytes", r.lkey, wrong);
+	seen(w, "through key %" PRIu64 ": %" PRIu64 " wrong bytes", r.lkey, wrong);
 	did(w, hf_put(w->provider, &r), "hf_put()");
 	must(w, !wrong, "the NIC has %" PRIu64 " bytes of the old pages", wrong);
 	must(w, after.misses - before.misses == 1 && after.hits == before.hits, "it was not registered anew");
