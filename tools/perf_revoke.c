@@ -68,9 +68,9 @@ static int expose(struct hf_sock *sock, void *addr, size_t len, unsigned access,
 	return hf_mr_expose(sock, addr, len, access, descriptor, &length, mr);
 }
 
-static int ask_try(struct op_side *s, const uint8_t *descriptor, bool again)
+static int ask_try(struct op_side *s, const uint8_t *descriptor, size_t len, bool again)
 {
-	struct op_message m = {.kind = OP_TRY, .count = again, .size = s->side.size, .seed = s->run.seed};
+	struct op_message m = {.kind = OP_TRY, .count = again, .size = len, .seed = s->run.seed};
 
 	memcpy(m.descriptor[0], descriptor, HF_DESCRIPTOR_SIZE);
 	return op_say(s, &m);
@@ -103,13 +103,13 @@ static int revoke_idle(struct op_side *s, struct revoke_report *r)
 	int err = expose(s->sock[PERF_CACHING], s->data[0], s->side.size, HF_WRITE, descriptor, &mr);
 
 	if (!err)
-		err = ask_try(s, descriptor, false);
+		err = ask_try(s, descriptor, s->side.size, false);
 	if (!err)
 		err = check_tried(s, true, 0, &r->not_refused);
 	if (!err)
 		err = timed_dereg(s, mr, &r->idle);
 	if (!err)
-		err = ask_try(s, descriptor, false);
+		err = ask_try(s, descriptor, s->side.size, false);
 	if (!err)
 		err = check_tried(s, false, -EACCES, &r->not_refused);
 	return !err && s->run.untold ? hf_mr_dereg(s->sock[PERF_CACHING], mr) : err;
@@ -139,7 +139,7 @@ static int revoke_busy(struct op_side *s, uint64_t number, struct revoke_report 
 	perf_fill(data, s->side.size, s->run.seed, 0, true);
 	theirs = (unsigned char)~*middle;
 	if (!err)
-		err = ask_try(s, descriptor, true);
+		err = ask_try(s, descriptor, s->side.size, true);
 	if (!err)
 		err = wait_for_byte(middle, theirs);
 	if (!err)
@@ -284,7 +284,7 @@ static int forge_all(struct op_asking *a, struct revoke_report *r)
 		return err;
 	r->counted -= before;
 	r->touched_bytes = perf_wrong_bytes(s->data[0], BUFFER, s->run.seed, 0);
-	err = ask_try(s, t.m.descriptor[0], false);
+	err = ask_try(s, t.m.descriptor[0], PIECE, false);
 	if (!err)
 		err = op_expect(s, OP_TRIED);
 	r->alive = !err && !s->last.status;

@@ -485,7 +485,7 @@ static void step_deny(struct walk *w)
 
 	perf_fill(w->data, WALK_SIZE, SEED, 0, false);
 	if (did(w, hf_secure(w->sw, w->data, WALK_SIZE, flags, NULL, NULL, &w->secured), "hf_secure()"))
-		seen(w, "secured, as number %" PRIu64, w->secured);
+		seen(w, "secured, with the handle %#" PRIx64, w->secured);
 }
 
 /* A system call that must be refused. */
@@ -520,6 +520,7 @@ static void step_refused(struct walk *w)
 static void step_child(struct walk *w)
 {
 	int status = 0, err;
+	bool failed;
 	pid_t child;
 
 	fflush(NULL);
@@ -531,7 +532,8 @@ static void step_child(struct walk *w)
 	answers(w, "hf_unsecure() in a forked child", err, -EOWNERDEAD);
 	if (*w->wrong)
 		return;
-	refused_call(w, "munmap here", munmap(w->data, WALK_SIZE), errno, EBUSY);
+	failed = munmap(w->data, WALK_SIZE);
+	refused_call(w, "munmap here", failed, errno, EBUSY);
 }
 
 static void step_unsecure(struct walk *w)
