@@ -476,7 +476,7 @@ const struct tool_command cmd_torture = {
 		  "compares what the NIC reads and writes with what the processor sees.\n\n"
 		  "Verdicts: ok (registered anew), ok-kept (the same pages, a hit with the right bytes), not cached (the\n"
 		  "proxy can't watch such memory), blind spot (a stale hit where the proxy is known to be blind),\n"
-		  "can't run here, and STALE or FAILED, for which the exit code is 1. Where the proxy can refuse changes\n"
+		  "can't run, and STALE or FAILED, for which the exit code is 1. Where the proxy can refuse changes\n"
 		  "(supervise), deny-... makes each change to secured memory: ok means refused, and no byte changed.",
 	.options = options,
 	.run = run_torture,

@@ -16,7 +16,7 @@
 const char *verdict_name(enum verdict v)
 {
 	static const char *const names[] = {
-		[VERDICT_NONE] = "not run",	      [VERDICT_CANNOT] = "can't run here",
+		[VERDICT_NONE] = "not run",	      [VERDICT_CANNOT] = "can't run",
 		[VERDICT_KEPT] = "ok-kept",	      [VERDICT_OK] = "ok",
 		[VERDICT_NOT_CACHED] = "not cached", [VERDICT_BLIND] = "blind spot",
 		[VERDICT_FAILED] = "FAILED",	      [VERDICT_STALE] = "STALE",
