@@ -76,8 +76,9 @@ void os_pool_unmap(void *base, size_t bytes)
 	size_t page = os_page_size();
 	size_t inner = (bytes + page - 1) & ~(page - 1);
 
-	if (base)
-		munmap((char *)base - page, inner + 2 * page);
+	/* Under the proxy `supervise` a signal may interrupt it. */
+	while (base && munmap((char *)base - page, inner + 2 * page) < 0 && errno == EINTR)
+		;
 }
 
 static void *thread_main(void *p)

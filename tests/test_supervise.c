@@ -35,6 +35,8 @@
 
 static size_t page;
 static const char *self;
+static _Atomic bool stop; /* of the threads of a test */
+static char *raced;       /* a page over which they race */
 
 /* ------------------------------------------------------------------ what the tests share */
 
@@ -182,6 +184,37 @@ static int deny_stricter(void *arg)
 	CHILD_CHECK(do_madvise(p, PAGES * page, MADV_WILLNEED) == 0);
 	return 0;
 }
+
+/* The other ways into the kernel of this architecture are the same calls. */
+#ifdef __x86_64__
+static long by_int80(long nr, long a, long b, long c)
+{
+	long rc;
+
+	__asm__ volatile("int $0x80" : "=a"(rc) : "a"(nr), "b"(a), "c"(b), "d"(c) : "r8", "r9", "r10", "r11", "memory");
+	return rc;
+}
+
+static int deny_other_abis(void *arg)
+{
+	struct hf_switch *sw = open_one();
+	char *p = mmap(NULL, 4 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	char *q = mmap(NULL, 4 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	long a = (long)p;
+
+	CHILD_CHECK(sw && p != MAP_FAILED && q != MAP_FAILED && deny(sw, p, 4, HF_READWRITE));
+	memset(p, 9, 4 * page);
+	CHILD_CHECK(fails(syscall(SYS_munmap | 0x40000000, p, page), EBUSY)); /* x32 */
+	if (arg) {
+		CHILD_CHECK(by_int80(91 /* munmap */, a, (long)page, 0) == -EBUSY);
+		CHILD_CHECK(by_int80(125 /* mprotect */, a, (long)page, PROT_READ) == -EACCES);
+		CHILD_CHECK(by_int80(219 /* madvise */, a, (long)page, MADV_DONTNEED) == -EBUSY);
+		CHILD_CHECK(by_int80(91, (long)q, (long)page, 0) == 0);
+	}
+	CHILD_CHECK(p[0] == 9 && p[4 * page - 1] == 9);
+	return 0;
+}
+#endif
 
 /* PAGE_READONLY: no-access is forbidden, read-only is not. */
 static int deny_read_only(void *arg)
@@ -465,6 +498,53 @@ static int blind_spots(void *arg)
 	return 0;
 }
 
+/* ... also by several threads, down to the bytes: what uffd doesn't tell of is registered again between told and done. */
+static void *getter(void *arg)
+{
+	struct hf_provider *p = arg;
+	struct hf_region r;
+
+	while (!atomic_load(&stop))
+		if (hf_get(p, raced, page, HF_READWRITE, &r) == 0)
+			hf_put(p, &r);
+	return NULL;
+}
+
+static bool sees_the_same(struct hf_provider *p, uint64_t want)
+{
+	struct hf_region r;
+	uint64_t got = 0;
+
+	if (hf_get(p, raced, page, HF_READWRITE, &r))
+		return false;
+	return hf_peek(&r, raced, &got, sizeof(got)) == 0 && got == want && hf_put(p, &r) == 0;
+}
+
+static int blind_spots_raced(void *arg)
+{
+	struct hf_switch *sw = open_one();
+	struct hf_provider *p = NULL;
+	uint64_t began = check_now_ms(), n = 0;
+	pthread_t id[2];
+
+	raced = map();
+	if (hf_provider_open(sw, "uring", NULL, &p))
+		return 77;
+	for (int i = 0; i < 2; i++)
+		CHILD_CHECK(pthread_create(&id[i], NULL, getter, p) == 0);
+	for (; n < 4000 && (n < 10 || check_now_ms() - began < 4000); n++) {
+		if (do_madvise(raced, page, GUARD_INSTALL))
+			break; /* before 6.13 */
+		CHILD_CHECK(do_madvise(raced, page, GUARD_INSTALL + 1) == 0);
+		*(volatile uint64_t *)raced = n;
+		CHILD_CHECK(sees_the_same(p, n));
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(id[i], NULL);
+	return 0;
+}
+
 /* ------------------------------------------------------------------ R38, R39: children, exec, the end */
 
 static int child_of_owner(struct hf_switch *sw, char *p, uint64_t id)
@@ -501,6 +581,33 @@ static int forked_child(void *arg)
 int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 #define clone __clone
 #endif
+
+/* While the owner is stopped, as by a debugger, its children are served. */
+static int child_of_stopped(pid_t owner)
+{
+	int failed = 0;
+
+	kill(owner, SIGSTOP);
+	for (int i = 0; i < 200; i++)
+		failed += do_munmap(do_map(page), page) != 0;
+	kill(owner, SIGCONT);
+	return failed;
+}
+
+static int owner_is_stopped(void *arg)
+{
+	struct hf_switch *sw = open_one();
+	pid_t pid, owner = getpid();
+	char *p = map();
+	int status;
+
+	CHILD_CHECK(sw && deny(sw, p, 4, HF_READWRITE) && (pid = fork()) >= 0);
+	if (!pid)
+		_exit(child_of_stopped(owner));
+	CHILD_CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	CHILD_CHECK(fails(do_munmap(p, page), EBUSY));
+	return 0;
+}
 
 static char *vfork_page;
 static int vfork_error;
@@ -653,7 +760,6 @@ static int owner_is_killed(void *arg)
 
 /* ------------------------------------------------------------------ R41: the helper itself */
 
-static _Atomic bool stop;
 static _Atomic int failures;
 static _Atomic uint64_t unmapped;
 
@@ -1014,8 +1120,6 @@ static int storm(void *arg)
 }
 
 /* From the return of deny on nothing replaces the page, whatever was let through just before. */
-static char *raced;
-
 static void *replacer(void *arg)
 {
 	while (!atomic_load(&stop)) {
@@ -1077,6 +1181,7 @@ TEST(told_before)
 TEST(others_are_served)
 TEST(index_is_busy)
 TEST(blind_spots)
+TEST(owner_is_stopped)
 TEST(forked_child)
 TEST(vfork_child)
 TEST(owner_executes)
@@ -1091,6 +1196,29 @@ TEST(thread_with_filter)
 TEST(probe_leaves_nothing)
 TEST(storm)
 TEST(deny_race)
+
+static void t_blind_spots_raced(void **state)
+{
+	int rc = check_child(blind_spots_raced, NULL);
+
+	if (rc == 77)
+		skip();
+	assert_int_equal(rc, 0);
+}
+
+#ifdef __x86_64__
+static int has_int80(void *arg)
+{
+	return by_int80(20 /* getpid */, 0, 0, 0) == getpid() ? 0 : 1;
+}
+
+static void t_deny_other_abis(void **state)
+{
+	bool int80 = check_child(has_int80, NULL) == 0;
+
+	assert_int_equal(check_child(deny_other_abis, int80 ? state : NULL), 0);
+}
+#endif
 
 static void t_signals(void **state)
 {
@@ -1128,7 +1256,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test(t_nobody_sees_it), cmocka_unit_test(t_several_switches), cmocka_unit_test(t_signals),
 		cmocka_unit_test(t_threads_at_start), cmocka_unit_test(t_thread_with_filter),
 		cmocka_unit_test(t_privileges), cmocka_unit_test(t_probe_leaves_nothing), cmocka_unit_test(t_start_fails),
-		cmocka_unit_test(t_storm), cmocka_unit_test(t_deny_race),
+		cmocka_unit_test(t_storm), cmocka_unit_test(t_deny_race), cmocka_unit_test(t_blind_spots_raced),
+		cmocka_unit_test(t_owner_is_stopped),
+#ifdef __x86_64__
+		cmocka_unit_test(t_deny_other_abis),
+#endif
 	};
 	struct hf_probe probe = { .name = "" };
 

@@ -64,9 +64,9 @@ static bool ran_in_user_mode(struct wait *w, uint32_t tid, uint64_t id)
 }
 
 /* Of another address space, or gone. */
-static bool is_foreign(uint32_t tid)
+static bool is_foreign(const struct wait *w, uint32_t tid)
 {
-	long rc = syscall(SYS_kcmp, getpid(), tid, KCMP_VM, 0, 0);
+	long rc = syscall(SYS_kcmp, w->self, tid, KCMP_VM, 0, 0); /* the process's first thread may have ended */
 
 	return rc > 0 || (rc < 0 && errno == ESRCH);
 }
@@ -102,7 +102,7 @@ static bool found_over(struct wait *w, const struct sup_caller *c, uint32_t tid,
 
 	if (l->id == id && l->over)
 		return true;
-	if (!is_foreign(tid) && !is_elsewhere(w, c, tid, id))
+	if (!is_foreign(w, tid) && !is_elsewhere(w, c, tid, id))
 		return false;
 	*l = (struct look){ .id = id, .over = true };
 	return true;

@@ -186,8 +186,9 @@ static void note(const struct seccomp_notif *n, const struct sup_call *call)
 		end_ = call->range[1].end > end_ ? call->range[1].end : end_;
 	}
 	at = (uint32_t)(c - shared->caller);
-	atomic_store(&c->id, UINT64_MAX);
+	/* The tid first: were we killed here, the next worker finds this place again, and finishes the note. */
 	atomic_store(&c->tid, n->pid);
+	atomic_store(&c->id, UINT64_MAX);
 	atomic_store(&c->nr, n->data.nr);
 	atomic_store(&c->start, start);
 	atomic_store(&c->end, end_);
@@ -550,6 +551,7 @@ static void leave_the_owner(void)
 
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, SIGSET_BYTES);
 	sys0(SYS_setsid);
+	sys3(SYS_setpriority, 0, 0, -10); /* others wait for us; where it is allowed */
 	sys1(SYS_chdir, "/");
 	sys2(SYS_prctl, PR_SET_NAME, "hf-supervisor");
 #ifdef SYS_close_range
