@@ -26,6 +26,7 @@
 #include "os.h"
 #include "provider.h"
 #include "proxy/supervise.h"
+#include "supervisor/decode.h"
 
 #define PAGES 16
 #define RW (PROT_READ | PROT_WRITE)
@@ -864,6 +865,47 @@ static int helper_is_stopped(void *arg)
 	return 0;
 }
 
+/* Both killed at once: the kernel answers ENOSYS, nothing is unmapped, nothing is a hit, and that is said. */
+static int helpers_are_killed(void *arg)
+{
+	struct hf_switch *sw = open_one(), *other = NULL;
+	struct hf_provider *p = sw ? check_sim(sw, NULL, NULL) : NULL;
+	struct sup_shared *s = supervise_shared();
+	char *mem = map();
+	uint64_t id;
+
+	CHILD_CHECK(p && check_touch(p, mem, page, HF_READ) == HF_REGION_CACHED);
+	UNTIL(s->worker);
+	kill((pid_t)s->guardian, SIGSTOP); /* or it would be faster */
+	kill((pid_t)s->worker, SIGKILL);
+	kill((pid_t)s->guardian, SIGKILL);
+	UNTIL(do_munmap(mem, page) == -1 && errno == ENOSYS);
+	UNTIL(hf_secure(sw, mem, page, HF_READ | HF_DENY, NULL, NULL, &id) == -EBADF);
+	CHILD_CHECK(intact(mem));
+	UNTIL(!(check_touch(p, mem, page, HF_READ) & (HF_REGION_HIT | HF_REGION_CACHED)));
+	CHILD_CHECK(hf_switch_open("proxy=supervise", &other) == -EBADF);
+	return 0;
+}
+
+/* The program closes what isn't its own, as daemons do: what is denied stays denied, nothing is a hit. */
+static int descriptors_are_closed(void *arg)
+{
+	struct hf_switch *sw = open_one();
+	struct hf_provider *p = sw ? check_sim(sw, NULL, NULL) : NULL;
+	char *mem = map();
+
+	CHILD_CHECK(p && check_touch(p, mem, page, HF_READ) == HF_REGION_CACHED);
+	CHILD_CHECK(deny(sw, mem + 4 * page, 1, HF_READWRITE));
+	for (int fd = 3; fd < 100; fd++)
+		close(fd);
+	/* The thread that polls the socket keeps it open: it learns of it when it is asked. */
+	CHILD_CHECK(do_munmap(mem, page) == 0);
+	UNTIL(supervise_shared()->deaf);
+	CHILD_CHECK(fails(do_munmap(mem + 4 * page, page), EBUSY));
+	CHILD_CHECK(do_map_fixed(mem, page) == (long)mem && !(check_touch(p, mem, page, HF_READ) & HF_REGION_HIT));
+	return 0;
+}
+
 static _Atomic int sigchlds;
 
 static void on_sigchld(int sig)
@@ -1189,6 +1231,8 @@ TEST(child_executes)
 TEST(owner_is_killed)
 TEST(helper_is_killed)
 TEST(helper_is_stopped)
+TEST(helpers_are_killed)
+TEST(descriptors_are_closed)
 TEST(nobody_sees_it)
 TEST(several_switches)
 TEST(threads_at_start)
@@ -1242,6 +1286,66 @@ static void t_start_fails(void **state)
 	assert_true(n > 12);
 }
 
+/* What a call counts as, down to the page. */
+static void decoding(void **state)
+{
+	enum { K = 0x1000 };
+	static const struct {
+		uint32_t arch;
+		int nr;
+		uint64_t arg[6];
+		uint32_t what, find, ranges;
+		struct sup_range range[2];
+	} want[] = {
+#ifdef __x86_64__
+		{ AUDIT_ARCH_X86_64, 11, { 8 * K, K + 1 }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, 10 * K } } },
+		{ AUDIT_ARCH_X86_64, 11, { 8 * K, 0 }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_X86_64, 11, { 8 * K + 1, K }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_X86_64, 11, { 8 * K, UINT64_MAX }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, UINT64_MAX } } },
+		{ AUDIT_ARCH_X86_64, 11 | SUP_X32_BIT, { 8 * K, K }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, 9 * K } } },
+		{ AUDIT_ARCH_X86_64, 10, { 8 * K, K, 1 }, SUP_PROTECTS, SUP_FOUND, 1, { { 8 * K, 9 * K } } },
+		{ AUDIT_ARCH_X86_64, 12, { 8 * K }, SUP_FREES, SUP_FIND_BREAK, 1, { { 8 * K, 99 * K } } },
+		{ AUDIT_ARCH_X86_64, 12, { 99 * K }, SUP_FREES, SUP_FIND_BREAK, 0, { { 0 } } },
+		/* mremap: cut, grow in place, grow, move, away and onto, leave behind */
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, K, 0 }, SUP_FREES, SUP_FOUND, 1, { { 9 * K, 12 * K } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, 8 * K, 0 }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, 4 * K - 9, 1 }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, 5 * K, 1 }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, 12 * K } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, 2 * K, 3, 64 * K }, SUP_FREES, SUP_FOUND, 2,
+		  { { 8 * K, 12 * K }, { 64 * K, 66 * K } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 0, 2 * K, 3, 64 * K }, SUP_FREES, SUP_FOUND, 1,
+		  { { 64 * K, 66 * K } } },
+		{ AUDIT_ARCH_X86_64, 25, { 8 * K, 4 * K, 4 * K, 5 }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, 12 * K } } },
+		{ AUDIT_ARCH_X86_64, 30, { 5, 8 * K, 0 }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_X86_64, 30, { 5, 8 * K + 9, SHM_REMAP | SHM_RND }, SUP_FREES, SUP_FIND_SIZE, 1,
+		  { { 8 * K, UINT64_MAX } } },
+		{ AUDIT_ARCH_X86_64, 1, { 8 * K, K }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+		{ AUDIT_ARCH_I386, 11, { 8 * K, K }, SUP_FREES, SUP_FOUND, 0, { { 0 } } }, /* execve */
+		{ AUDIT_ARCH_I386, 91, { 8 * K, K }, SUP_FREES, SUP_FOUND, 1, { { 8 * K, 9 * K } } },
+		{ AUDIT_ARCH_I386, 90, { 8 * K }, SUP_FREES, SUP_FOUND, 1, { { 0, UINT64_MAX } } },
+		{ AUDIT_ARCH_I386, 117, { 22, 0, 0, 0, 8 * K }, SUP_FREES, SUP_FIND_SEGMENT, 1, { { 8 * K, UINT64_MAX } } },
+		{ AUDIT_ARCH_I386, 117, { 21, 5, SHM_REMAP, 0, 8 * K }, SUP_FREES, SUP_FIND_SIZE, 1,
+		  { { 8 * K, UINT64_MAX } } },
+		{ AUDIT_ARCH_I386, 117, { 21, 5, 0, 0, 8 * K }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+#endif
+		{ 0, 0, { 0 }, SUP_FREES, SUP_FOUND, 0, { { 0 } } },
+	};
+
+	for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
+		struct seccomp_data d = { .arch = want[i].arch, .nr = want[i].nr };
+		struct sup_call c;
+
+		for (int a = 0; a < 6; a++)
+			d.args[a] = want[i].arg[a];
+		decode(&d, K, 99 * K, &c);
+		if (c.what != want[i].what || c.find != want[i].find || c.ranges != want[i].ranges)
+			fail_msg("row %zu: what %u find %u ranges %u", i, c.what, c.find, c.ranges);
+		for (uint32_t r = 0; r < c.ranges; r++)
+			if (c.range[r].start != want[i].range[r].start || c.range[r].end != want[i].range[r].end)
+				fail_msg("row %zu: range %u is 0x%lx-0x%lx", i, r, (long)c.range[r].start, (long)c.range[r].end);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1257,7 +1361,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(t_threads_at_start), cmocka_unit_test(t_thread_with_filter),
 		cmocka_unit_test(t_privileges), cmocka_unit_test(t_probe_leaves_nothing), cmocka_unit_test(t_start_fails),
 		cmocka_unit_test(t_storm), cmocka_unit_test(t_deny_race), cmocka_unit_test(t_blind_spots_raced),
-		cmocka_unit_test(t_owner_is_stopped),
+		cmocka_unit_test(t_owner_is_stopped), cmocka_unit_test(t_helpers_are_killed),
+		cmocka_unit_test(t_descriptors_are_closed), cmocka_unit_test(decoding),
 #ifdef __x86_64__
 		cmocka_unit_test(t_deny_other_abis),
 #endif
