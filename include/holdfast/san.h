@@ -51,7 +51,8 @@ struct hf_completion {
  * gone; -EPROTO: what the peer sent can't be understood; -EMSGSIZE: the message is larger than what the peer had posted
  * to receive it, its receive stays posted; -EACCES: the descriptor is not, or no more, valid on this connection, or
  * doesn't give this right; -ERANGE: beyond the end of what is exposed; -ESTALE: the memory behind it, here or there,
- * was changed after it was registered.
+ * was changed after it was registered (what was moved by then was moved from or to the pages that were pinned; it is told
+ * of memory that a proxy watches: hf_mr_reg()); -EIO: the NIC, here or there, failed.
  */
 const char *hf_completion_text(const struct hf_completion *c);
 
@@ -76,7 +77,8 @@ int hf_cq_fd(const struct hf_cq *cq);
  *   secret_file=PATH  16 to 4096 bytes that both sides must have: proved at connect by HMAC-SHA-256 over both sides'
  *                     challenges, never sent. Needed for every address but loopback and unix (-EACCES without).
  *                     It says who is there at the start; what follows is not encrypted.
- *   any_uid=on        a unix socket lets any user connect; else only the same effective uid, and root
+ *   any_uid=on        the other end of a unix socket may be any user's; else, on both sides, only of the same effective
+ *                     uid, or root's
  *   max_message=SIZE  largest message (R13), 64M unless given; at most 1G
  *   max_rdma=SIZE     largest RDMA (R13), 1G unless given
  *   depth=N           posted and not completed at once, for each of send-like and receive: 256
@@ -130,7 +132,8 @@ int hf_sock_info(struct hf_sock *s, struct hf_sock_info *out, size_t size);
 /*
  * Register [addr, addr+len) for local use on this connection (R1, R3): by a get from the provider's cache. The same
  * memory may be registered any number of times (R5). *mr is never 0, and valid on this socket in this process only
- * (R4). Errors: those of hf_get(), -ENOTCONN.
+ * (R4). Memory that the proxy can't watch is registered all the same; nobody says -ESTALE of it then.
+ * Errors: those of hf_get(), -EAGAIN (it keeps changing), -ENOTCONN.
  */
 int hf_mr_reg(struct hf_sock *s, void *addr, size_t len, unsigned access, uint64_t *mr);
 
@@ -165,13 +168,14 @@ struct hf_segment {
  * Post an operation: 0 means that it will complete once. Anything else: it will not. Never blocks for the peer. The
  * segments' array may go at once; the memory, when it has completed.
  *
- *  - Operations of one side are carried out in the order in which they were posted, receives in theirs.
+ *  - Operations of one side are carried out, and complete, in the order in which they were posted, receives in theirs. So a
+ *    send or write behind a read waits for the read's answer; reads don't wait for each other.
  *  - send: completes when the peer has received it. It waits for the peer to post a receive: nothing is dropped for
  *    want of one (R48), and what was posted behind it waits, too. The other direction goes on.
  *  - write, read: the peer's program takes no part. `offset` is into what the descriptor exposes (R12).
  *  - -EINVAL: segments, handles, a range outside of its handle; -EACCES: the handle has not the right;
  *    -ESTALE: the memory was changed after it was registered: register anew; -EMSGSIZE: over the largest (R13);
- *    -EAGAIN: depth is reached; -ENOTCONN, or the status with which the connection ended.
+ *    -EAGAIN: depth is reached; or the status with which the connection ended.
  */
 int hf_post_send(struct hf_sock *s, const struct hf_segment *seg, unsigned n, void *context);
 int hf_post_recv(struct hf_sock *s, const struct hf_segment *seg, unsigned n, void *context);
