@@ -16,7 +16,8 @@ fault() {
 
 # The calls that the headers declare: at the start of a line, or behind the type.
 calls=$(sed -e 's,/\*.*\*/,,' -e '/^ \*/d' "$headers"/*.h |
-	grep -oE '^(const |unsigned |struct )?[a-z_0-9]+ [a-z_ ]*\*?hf_[a-z_]+\(' | grep -oE 'hf_[a-z_]+\($' | tr -d '(' | sort -u)
+	grep -oE '^(const |unsigned |struct )?[A-Za-z_0-9]+ [a-z_ ]*\*?(hf_|WSP|Mm)[A-Za-z_0-9]+\(' |
+	grep -oE '(hf_|WSP|Mm)[A-Za-z_0-9]+\($' | tr -d '(' | sort -u)
 count=$(echo "$calls" | grep -c .)
 [ "$count" -ge 40 ] || fault "only $count calls found in $headers"
 for call in $calls; do
@@ -29,7 +30,7 @@ for call in $calls; do
 	grep -qE "^\.F[no] (\"[^\"]*\" )?$call( |$)" "$pages" || fault "$call is not in the SYNOPSIS of $pages"
 	[ "${pages##*/}" = "$call.3" ] || grep -q "'$call'" "$man/meson.build" || fault "$call.3 is not installed"
 done
-for name in $(sed -n 's/^\.Nm \(hf_[a-z_]*\).*/\1/p' "$man"/*.[37]); do
+for name in $(sed -n 's/^\.Nm \(\(hf_\|WSP\|Mm\)[A-Za-z_0-9]*\).*/\1/p' "$man"/*.[37]); do
 	echo "$calls" | grep -qx "$name" || fault "the manual has $name, the headers have not"
 done
 

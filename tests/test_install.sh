@@ -37,10 +37,23 @@ done | sort -u >"$dir/declared"
 for name in $(sed 's/@.*//' "$dir/names"); do
 	grep -qx "$name" "$dir/declared" || fail "$name is exported and in no header"
 done
+
+# The same for the names of Windows Sockets Direct: a library of its own, with an example that needs nothing else.
+# shellcheck disable=SC2046
+${CC:-cc} -std=gnu17 -D_GNU_SOURCE -Wall -Werror -o "$dir/pair" "$source/examples/ws2san_pair.c" \
+	$(pkg-config --cflags --libs holdfast-ws2san) || fail "ws2san_pair doesn't build against the installed library"
+LD_LIBRARY_PATH=$lib "$dir/pair" >"$dir/log" 2>&1 || { cat "$dir/log"; fail "ws2san_pair fails"; }
+nm -D --defined-only "$lib/libholdfast-ws2san.so.0" | awk '$2 != "A" { print $3 }' >"$dir/wsnames"
+grep -q '^WSPRdmaWrite@@HOLDFAST_WS2SAN_0.1$' "$dir/wsnames" || fail "WSPRdmaWrite has no version"
+for name in $(sed 's/@.*//' "$dir/wsnames"); do
+	grep -qE "^[A-Za-z].*[ *]$name\(" "$source/include/holdfast/ws2san.h" || fail "$name is exported and in no header"
+done
+[ "$(wc -l <"$dir/wsnames")" -eq 26 ] || fail "$(wc -l <"$dir/wsnames") names of Windows Sockets Direct instead of 26"
+
 [ -n "$(find "$dir" -name 'holdfast.1*')" ] || fail "no man page"
 
 # Headers stand alone, in C and (but for the C-only simulator) in C++.
-for h in holdfast backend sim san; do
+for h in holdfast backend sim san ws2san; do
 	echo "#include <holdfast/$h.h>" | ${CC:-cc} -std=gnu17 -Wall -Werror -fsyntax-only -xc - \
 		-I"$source/include" || fail "$h.h doesn't stand alone"
 done
