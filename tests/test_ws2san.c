@@ -21,6 +21,17 @@
 #define LEN 65536u
 
 static size_t page;
+static const char *proxy;
+
+/* For the switches opened from now on. */
+static void use_proxy(const char *name, const char *more)
+{
+	char options[64];
+
+	proxy = name;
+	snprintf(options, sizeof(options), "proxy=%s%s", name, more);
+	setenv("HOLDFAST", options, 1);
+}
 
 /* ------------------------------------------------------------------ saying what is expected */
 
@@ -677,14 +688,14 @@ static void no_buffers_R1(void **state)
 	void *s;
 	char *m;
 
-	setenv("HOLDFAST", "proxy=manual,max_bytes=256K", 1);
+	use_proxy(proxy, ",max_bytes=256K");
 	s = g = open_rig(AF_UNIX, 0, 0);
 	m = check_map(4 * LEN + page);
 	FAILS_NULL(WSPRegisterMemory(g->a.s, m, 4 * LEN + 1, MEM_READ, &err), WSAENOBUFS);
 	check_says("max_bytes");
 	check_unmap(m, 4 * LEN + page);
 	teardown(&s);
-	setenv("HOLDFAST", "proxy=manual", 1);
+	use_proxy(proxy, "");
 }
 
 /* R2, R3, R17: what a handle is good for. */
@@ -1397,10 +1408,17 @@ int main(void)
 		WITH_RIG(unmapped_under_a_handle_R31),
 	};
 
+	int failed, proxies;
+
 	page = check_page();
-	/* The requirements don't depend on the proxy; `manual` is everywhere, and tells when we say so. */
-	setenv("HOLDFAST", "proxy=manual", 1);
+	unsetenv("HOLDFAST");
+	proxies = check_uffd() ? 2 : 1;
 	unsetenv("HOLDFAST_WS2SAN_NICS");
 	unsetenv("HOLDFAST_WS2SAN_OPTIONS");
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	/* The requirements don't depend on the proxy. `manual` is everywhere, and tells when we say so. */
+	for (int i = failed = 0; i < proxies && !failed; i++) {
+		use_proxy(i ? "uffd" : "manual", "");
+		failed = cmocka_run_group_tests_name(proxy, tests, NULL, NULL);
+	}
+	return failed;
 }
