@@ -7,6 +7,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <holdfast/san.h>
 #include <holdfast/ws2san.h>
 #include <netinet/in.h>
@@ -1379,6 +1380,137 @@ static void unmapped_under_a_handle_R31(void **state)
 	check_unmap(m, LEN);
 }
 
+/* ------------------------------------------------------------------ the nth failure */
+
+/* The linker sends these calls of the library and of the names here (--wrap in meson.build). */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *old, size_t size);
+int __real_eventfd(unsigned count, int flags);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+int __wrap_eventfd(unsigned count, int flags);
+
+static _Atomic int fail_in; /* n > 0: the nth call from now fails */
+
+static bool strikes(int err)
+{
+	if (atomic_load(&fail_in) <= 0 || atomic_fetch_sub(&fail_in, 1) != 1)
+		return false;
+	errno = err;
+	return true;
+}
+
+void *__wrap_malloc(size_t size)
+{
+	return strikes(ENOMEM) ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return strikes(ENOMEM) ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+	return strikes(ENOMEM) ? NULL : __real_realloc(old, size);
+}
+
+int __wrap_eventfd(unsigned count, int flags)
+{
+	return strikes(EMFILE) ? -1 : __real_eventfd(count, flags);
+}
+
+static int count_descriptors(void)
+{
+	int n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* What failed for want of something says so, or that the connection went. */
+static void only_wants(bool good, int err, int line)
+{
+	static const int wants[] = { WSAENOBUFS, WSAEMFILE, WSAECONNRESET, WSAECONNREFUSED, WSAEDISCON, WSAENOTSOCK,
+				     WSAENOTCONN, WSA_IO_PENDING, WSA_OPERATION_ABORTED, WSAEWOULDBLOCK };
+
+	for (size_t i = 0; !good && i < sizeof(wants) / sizeof(wants[0]); i++)
+		good = err == wants[i];
+	if (!good)
+		fail_msg("line %d: %d (\"%s\")", line, err, hf_error());
+}
+#define TRIES(x)                                   \
+	do {                                       \
+		int err = 0;                       \
+		bool good_ = (x);                  \
+						   \
+		only_wants(good_, err, __LINE__);  \
+	} while (0)
+
+/* Everything that takes memory or a descriptor, on both ends of a connection to itself. */
+static void use_all(struct sockaddr_un *at, char *mem, int event)
+{
+	WSAOVERLAPPED ov = { .hEvent = (HANDLE)(intptr_t)event };
+	int at_len = (int)offsetof(struct sockaddr_un, sun_path) + 12;
+	struct descriptor d = { .length = sizeof(d.bytes) };
+	struct end a = { 0, mem, NULL }, b = { 0, mem, NULL };
+	struct call c = { .len = at_len };
+	pthread_t t;
+	SOCKET l;
+
+	TRIES((l = WSPSocket(AF_UNIX, SOCK_STREAM, 0, NULL, 0, 0, &err)) != INVALID_SOCKET);
+	TRIES(WSPBind(l, (struct sockaddr *)at, at_len, &err) == 0);
+	if (WSPListen(l, 1, NULL))
+		return;
+	TRIES((c.s = WSPSocket(AF_UNIX, SOCK_STREAM, 0, NULL, 0, 0, &err)) != INVALID_SOCKET);
+	memcpy(&c.to, at, sizeof(*at));
+	assert_int_equal(pthread_create(&t, NULL, connect_there, &c), 0);
+	pthread_join(t, NULL); /* the library answers for the listener */
+	if (c.rc)
+		return;
+	a.s = c.s;
+	TRIES((b.s = WSPAccept(l, NULL, NULL, NULL, 0, &err)) != INVALID_SOCKET);
+	TRIES((a.handle = WSPRegisterMemory(a.s, mem, LEN, MEM_READWRITE, &err)) != NULL);
+	TRIES((b.handle = WSPRegisterMemory(b.s, mem, LEN, MEM_READWRITE, &err)) != NULL);
+	TRIES(WSPRegisterRdmaMemory(a.s, mem, LEN, MEM_READWRITE, d.bytes, &d.length, &err) == 0);
+	if (!a.handle || !b.handle)
+		return;
+	TRIES(recv_later(&b, 0, 64, &ov, &err) == 0);
+	if (ov.Internal == WS_STATUS_PENDING)
+		TRIES(send_now(&a, 0, 64, &err) == 0);
+}
+
+/* Each in turn fails: what is said fits, nothing is left behind, and cleanup works. Known fault 13 */
+static void nth_failure_fault13(void **state)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	char *mem = check_map(LEN);
+	int before, event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), n = 0, left;
+
+	snprintf(at.sun_path + 1, sizeof(at.sun_path) - 1, "hf-%08x", (unsigned)getpid());
+	before = count_descriptors();
+	do {
+		int rc;
+
+		atomic_store(&fail_in, ++n);
+		rc = startup();
+		assert_true(rc == 0 || rc == WSASYSNOTREADY || rc == WSAEPROCLIM);
+		if (!rc) {
+			use_all(&at, mem, event);
+			WORKS(WSPCleanup(&err));
+		}
+		left = atomic_exchange(&fail_in, 0);
+		assert_int_equal(count_descriptors(), before);
+	} while (left <= 0);
+	print_message("%d calls failed in turn\n", n - 1);
+	assert_true(n > 20);
+	close(event);
+	check_unmap(mem, LEN);
+}
+
 /* ------------------------------------------------------------------ */
 
 #define WITH_RIG(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1405,7 +1537,7 @@ int main(void)
 		WITH_RIG(message_before_receive_R48), WITH_RIG(threads_wait_for_each_other_R47),
 		cmocka_unit_test(callback_nothing_there_R32), cmocka_unit_test(callback_every_nic_R25_R26_R33_fault5),
 		WITH_RIG(callback_nic_refuses_R32_fault7), WITH_RIG(callback_under_a_transfer_R31_R32_fault6),
-		WITH_RIG(unmapped_under_a_handle_R31),
+		WITH_RIG(unmapped_under_a_handle_R31), cmocka_unit_test(nth_failure_fault13),
 	};
 
 	int failed, proxies;
