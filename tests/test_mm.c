@@ -223,6 +223,7 @@ static int release_the_parents(void *arg)
 	CHILD_CHECK(munmap(i->m + page, page) == 0); /* its own copy is not secured */
 	/* It has inherited the filter, and there can't be a second one with a supervisor. */
 	CHILD_CHECK(!MmSecureVirtualMemory(i->m, page, PAGE_READWRITE));
+	CHILD_CHECK(strstr(hf_error(), "inherited"));
 	MmUnsecureVirtualMemory(i->h);
 	CHILD_CHECK(munmap(i->m, page) == 0);
 	return 0;

@@ -79,6 +79,15 @@ static void until_it_sleeps(pid_t tid)
 	}
 }
 
+static int count_descriptors(void)
+{
+	int n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
 /* ------------------------------------------------------------------ two ends */
 
 struct end {
@@ -384,6 +393,34 @@ static void cleanup_cancels_R21(void **state)
 	empty_end(&g->a);
 	empty_end(&g->b);
 	free(g);
+}
+
+static _Atomic bool stop;
+
+static void *open_sockets(void *arg)
+{
+	while (!atomic_load(&stop))
+		WSPSocket(AF_UNIX, SOCK_STREAM, 0, NULL, 0, 0, NULL);
+	return NULL;
+}
+
+/* Others are inside while it ends: no socket is forgotten. */
+static void cleanup_beside_others(void **state)
+{
+	int before = count_descriptors();
+	pthread_t t[2];
+
+	atomic_store(&stop, false);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, open_sockets, NULL), 0);
+	for (int i = 0; i < 100; i++) {
+		assert_int_equal(startup(), 0);
+		WORKS(WSPCleanup(&err));
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(t[i], NULL);
+	assert_int_equal(count_descriptors(), before);
 }
 
 /* A region of holdfast.h on the provider beneath: nothing is lost, and cleanup works later. */
@@ -1422,15 +1459,6 @@ int __wrap_eventfd(unsigned count, int flags)
 	return strikes(EMFILE) ? -1 : __real_eventfd(count, flags);
 }
 
-static int count_descriptors(void)
-{
-	int n = 0;
-
-	for (int fd = 0; fd < 1024; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
-}
-
 /* What failed for want of something says so, or that the connection went. */
 static void only_wants(bool good, int err, int line)
 {
@@ -1520,6 +1548,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(startup_is_counted_R21), cmocka_unit_test(startup_arguments),
 		cmocka_unit_test(cleanup_cancels_R21), cmocka_unit_test(cleanup_while_held),
+		cmocka_unit_test(cleanup_beside_others),
 		cmocka_unit_test(extensions_by_guid_R18), cmocka_unit_test(unknown_extension_R19_R20),
 		cmocka_unit_test(socket_kinds), cmocka_unit_test(ids_never_come_back_R45),
 		cmocka_unit_test(addresses), WITH_RIG(connection_states), cmocka_unit_test(over_tcp),
