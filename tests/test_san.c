@@ -698,6 +698,7 @@ static bool has_come(struct end *e, const volatile char *at, char c, struct hf_c
 	}
 }
 
+/* R28 */
 static void test_revoke_while_writing(void **state)
 {
 	struct hf_completion c;

@@ -133,6 +133,7 @@ static void run(int (*fn)(void *))
 
 /* ------------------------------------------------------------------ R37: refused */
 
+/* R37 */
 static int deny_frees(void *arg)
 {
 	struct hf_switch *sw = open_one();
@@ -165,6 +166,7 @@ static int deny_frees(void *arg)
 	return 0;
 }
 
+/* R37 */
 static int deny_stricter(void *arg)
 {
 	struct hf_switch *sw = open_one();
@@ -381,6 +383,7 @@ static int refused_is_not_told(void *arg)
 
 /* ------------------------------------------------------------------ R25, R36: told before */
 
+/* R25, R36: the mapping is as it was while it is told. */
 static int told_before(void *arg)
 {
 	struct hf_switch *sw = open_one();
@@ -561,6 +564,7 @@ static int child_of_owner(struct hf_switch *sw, char *p, uint64_t id)
 	return 0;
 }
 
+/* R39 */
 static int forked_child(void *arg)
 {
 	struct hf_switch *sw = open_one();
@@ -660,6 +664,7 @@ static int exec_self(const char *what)
 	return 1;
 }
 
+/* R38 */
 static int owner_executes(void *arg)
 {
 	struct hf_switch *sw = open_one();
