@@ -1092,6 +1092,10 @@ static void segments_R12(void **state)
 
 static void too_large_R13(void **state)
 {
+	int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	WSAOVERLAPPED ov = { .hEvent = (HANDLE)(intptr_t)event };
+	WSABUF b = { 8193, NULL };
+	eventfd_t signalled;
 	struct rig *g;
 	struct descriptor d;
 	DWORD size = 0;
@@ -1101,6 +1105,7 @@ static void too_large_R13(void **state)
 	setenv("HOLDFAST_WS2SAN_OPTIONS", "max_message=8K,max_rdma=16K", 1);
 	s = g = open_rig(AF_UNIX, 0, 0);
 	unsetenv("HOLDFAST_WS2SAN_OPTIONS");
+	b.buf = g->a.mem;
 	WORKS(WSPGetSockOpt(g->a.s, SOL_SOCKET, SO_MAX_MSG_SIZE, (char *)&size, &n, &err));
 	assert_int_equal(size, 8192);
 	WORKS(WSPGetSockOpt(g->a.s, 0xffff, SO_MAX_RDMA_SIZE, (char *)&size, &n, &err));
@@ -1117,7 +1122,11 @@ static void too_large_R13(void **state)
 	FAILS(read_now(&g->a, 0, 16385, &d, 0, &err), WSAEMSGSIZE);
 	assert_int_equal(g->b.mem[0], 0); /* not split */
 	WORKS(write_now(&g->a, 0, 16384, &d, 0, &err));
+	for (int i = 0; i < 2000; i++) /* never posted: no event, and nobody waits for it, or the cleanup would, too */
+		FAILS(WSPSend(g->a.s, &b, 1, NULL, 0, &ov, NULL, NULL, &err), WSAEMSGSIZE);
+	assert_int_equal(eventfd_read(event, &signalled), -1);
 	teardown(&s);
+	close(event);
 }
 
 /* ------------------------------------------------------------------ transfers */

@@ -28,7 +28,7 @@ static struct overlap {
 	pthread_mutex_t lock;
 	pthread_cond_t done;   /* something completed, nobody leads, there is an operation with an event, or stop */
 	bool led;              /* somebody is in hf_cq_wait() */
-	unsigned events;       /* outstanding operations with an hEvent */
+	int events;            /* operations with an hEvent: posted, less completed; so below 0 for a moment */
 	bool running, stop;
 	pthread_t thread;
 } ov = { .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER };
@@ -99,7 +99,7 @@ static void *event_thread(void *arg)
 {
 	pthread_mutex_lock(&ov.lock);
 	while (!ov.stop) {
-		if (ov.events)
+		if (ov.events > 0)
 			wait_once();
 		else
 			pthread_cond_wait(&ov.done, &ov.lock);
@@ -149,11 +149,8 @@ int ws_op_begin(struct op *op)
 		rc = start_thread();
 	if (!rc) {
 		op->s->pending++;
-		ov.events += op->event >= 0;
 		if (op->ov)
 			__atomic_store_n(&op->ov->Internal, WS_STATUS_PENDING, __ATOMIC_RELEASE);
-		if (op->event >= 0)
-			pthread_cond_broadcast(&ov.done);
 	}
 	pthread_mutex_unlock(&ov.lock);
 	return rc;
@@ -163,7 +160,14 @@ void ws_op_undo(struct op *op)
 {
 	pthread_mutex_lock(&ov.lock);
 	op->s->pending--;
-	ov.events -= op->event >= 0;
+	pthread_mutex_unlock(&ov.lock);
+}
+
+/* Only now: were the thread to wait for one that isn't posted in the end, nothing would wake it. */
+void ws_event_posted(void)
+{
+	pthread_mutex_lock(&ov.lock);
+	ov.events++;
 	pthread_cond_broadcast(&ov.done);
 	pthread_mutex_unlock(&ov.lock);
 }

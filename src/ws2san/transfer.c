@@ -67,6 +67,7 @@ static int by_handle(struct ws_socket *s, struct post *p, const WSABUFEX *b, DWO
 /* The socket may be closed once it is posted: what is pending keeps it (socket.c). */
 static int post(struct ws_socket *s, const struct post *p, struct op *op)
 {
+	bool event = op->event >= 0; /* once it is posted it may be gone at any time */
 	int rc = ws_op_begin(op);
 
 	if (rc)
@@ -74,6 +75,8 @@ static int post(struct ws_socket *s, const struct post *p, struct op *op)
 	rc = p->go(s, p, op);
 	if (rc)
 		ws_op_undo(op);
+	else if (event)
+		ws_event_posted();
 	return ws_error(rc);
 }
 

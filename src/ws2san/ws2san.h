@@ -124,6 +124,7 @@ struct op {
 /* Before posting: -ENOMEM, -EAGAIN (no thread); and if posting failed. */
 int ws_op_begin(struct op *op);
 void ws_op_undo(struct op *op);
+void ws_event_posted(void); /* one with an hEvent was; it may have completed by now */
 void ws_op_wait(struct op *op);
 void ws_pending_wait(struct ws_socket *s); /* until nothing is pending on it */
 void ws_overlap_stop(void);
