@@ -126,12 +126,17 @@ for i in $(seq 1 100); do
 	sleep 0.1
 done
 expect 0 perf --op write --connect "unix:$plot.sock" --sizes 4K --seconds 0.1
+timeout 60 "$tool" perf --op write --connect "unix:$plot.sock" --sizes 4K --seconds 50 >"$out" 2>"$log" &
+watchdog=$!
+sleep 0.5
+kill -9 "$(pgrep -P $watchdog)" # a client that dies is that run's matter
+wait $watchdog
 expect 0 perf --op read --connect "unix:$plot.sock" --sizes 4K --seconds 0.1
 kill -TERM $server
 wait $server
 code=$?
 [ "$code" -eq 0 ] || fail "exit $code of --listen"
-[ "$(grep -c '^run [12], .* 0 wrong bytes here$' "$plot.server")" -eq 2 ] || fail "--listen says: $(cat "$plot.server")"
+[ "$(grep -c '^run [13], .* 0 wrong bytes here$' "$plot.server")" -eq 2 ] || fail "--listen says: $(cat "$plot.server")"
 [ -z "$(ls "$plot".sock* 2>/dev/null)" ] || fail "sockets are left: $(ls "$plot".sock*)"
 rm -f "$plot.server"
 expect 3 perf --op write --connect "unix:$plot.sock"
@@ -196,24 +201,29 @@ else
 	says gnuplot "--plot without gnuplot"
 fi
 
-# A killed receiver ends the run, with its name, at once.
-timeout 60 "$tool" perf --sizes 64K --seconds 50 >"$out" 2>"$log" &
-watchdog=$!
-sleep 0.5
-sender=$(pgrep -P $watchdog)
-receiver=$(pgrep -P "$sender" | head -n 1)
-if [ -n "$receiver" ]; then
+# A killed receiver ends the run, with its name, at once; whichever way the bytes go.
+kill_receiver() {
+	timeout 60 "$tool" perf --seconds 50 "$@" >"$out" 2>"$log" &
+	watchdog=$!
+	sleep 0.5
+	sender=$(pgrep -P $watchdog)
+	receiver=$(pgrep -P "$sender" | head -n 1)
+	if [ -z "$receiver" ]; then
+		fail "no receiving process to kill: $*"
+		kill $watchdog
+		return
+	fi
 	start=$(date +%s)
 	kill -9 "$receiver"
 	wait $watchdog
 	code=$?
-	[ "$code" -eq 3 ] || fail "exit $code after the receiver was killed"
-	says 'killed by signal 9' "a killed receiver"
-	[ $(($(date +%s) - start)) -lt 10 ] || fail "took too long to see the killed receiver"
-else
-	fail "no receiving process to kill"
-	kill $watchdog
-fi
+	[ "$code" -eq 3 ] || fail "exit $code after the receiver was killed: $*"
+	says 'killed by signal 9' "a killed receiver: $*"
+	[ $(($(date +%s) - start)) -lt 10 ] || fail "took too long to see the killed receiver: $*"
+}
+kill_receiver --sizes 64K
+kill_receiver --sizes 64K --op write
+kill_receiver --op revoke
 
 # A killed sender takes the receiver with it.
 timeout 60 "$tool" perf --sizes 64K --seconds 50 >"$out" 2>"$log" &

@@ -331,6 +331,8 @@ static int serve(struct peer *p)
 			op_answer(&p->s, &m, err);
 		}
 	}
+	/* the asking side may have gone in between */
+	perf_trial_end(&p->s.side, &p->trial);
 	return is_the_end(err) ? 0 : err;
 }
 

@@ -115,13 +115,25 @@ static int revoke_idle(struct op_side *s, struct revoke_report *r)
 	return !err && s->run.untold ? hf_mr_dereg(s->sock[PERF_CACHING], mr) : err;
 }
 
-/* Until this byte of the peer's has arrived. The NIC writes it, so it is read as what may change at any time. */
-static int wait_for_byte(const volatile unsigned char *at, unsigned char byte)
+static bool is_connected(struct op_side *s)
 {
+	struct hf_sock_info info;
+
+	return !hf_sock_info(s->sock[PERF_CACHING], &info, sizeof(info)) && info.connected;
+}
+
+/* Until this byte of the peer's has arrived. The NIC writes it, so it is read as what may change at any time. */
+static int wait_for_byte(struct op_side *s, const volatile unsigned char *at, unsigned char byte)
+{
+	enum { LOOK_EACH = 1024 };
 	uint64_t start = tool_now_ns();
 
-	while (*at != byte) {
+	for (unsigned i = 1; *at != byte; i++) {
 		sched_yield();
+		if (i % LOOK_EACH)
+			continue;
+		if (!is_connected(s))
+			return hf_set_error(-ECONNRESET, "the other side is gone");
 		if (tool_now_ns() - start > OP_PATIENCE_MS * 1000000ull)
 			return hf_set_error(-ETIMEDOUT, "the peer's writes don't arrive");
 	}
@@ -141,12 +153,12 @@ static int revoke_busy(struct op_side *s, uint64_t number, struct revoke_report 
 	if (!err)
 		err = ask_try(s, descriptor, s->side.size, true);
 	if (!err)
-		err = wait_for_byte(middle, theirs);
+		err = wait_for_byte(s, middle, theirs);
 	if (!err)
 		err = timed_dereg(s, mr, &r->busy);
 	perf_fill(data, s->side.size, s->run.seed, number, false);
 	if (!err && s->run.untold) {
-		err = wait_for_byte(middle, theirs);
+		err = wait_for_byte(s, middle, theirs);
 		if (!err)
 			err = hf_mr_dereg(s->sock[PERF_CACHING], mr);
 	}
