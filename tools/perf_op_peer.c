@@ -44,30 +44,35 @@ static int take_buffers(struct op_side *s, unsigned count, uint64_t number)
 static int register_one(struct op_side *s, struct hf_sock *sock, unsigned i)
 {
 	size_t length = HF_DESCRIPTOR_SIZE, size = s->side.size;
-	struct hf_segment seg = {.addr = s->data[i], .len = size};
-	int err;
 
-	if (s->run.op != PERF_OP_SEND)
-		return hf_mr_expose(sock, s->data[i], size, s->side.access, s->descriptor[i], &length,
-				    &s->mr[i]);
-	err = hf_mr_reg(sock, s->data[i], size, s->side.access, &s->mr[i]);
-	seg.mr = s->mr[i];
-	return err ? err : hf_post_recv(sock, &seg, 1, op_context(i));
+	if (s->run.op == PERF_OP_SEND)
+		return hf_mr_reg(sock, s->data[i], size, s->side.access, &s->mr[i]);
+	return hf_mr_expose(sock, s->data[i], size, s->side.access, s->descriptor[i], &length, &s->mr[i]);
+}
+
+static int post_receive(struct op_side *s, struct hf_sock *sock, unsigned i)
+{
+	struct hf_segment seg = {s->data[i], s->side.size, s->mr[i]};
+
+	return s->run.op == PERF_OP_SEND ? hf_post_recv(sock, &seg, 1, op_context(i)) : 0;
 }
 
 /* *ns: how long it took, all together. */
 static int register_all(struct op_side *s, struct hf_sock *sock, unsigned count, uint64_t *ns)
 {
-	for (unsigned i = 0; i < count; i++) {
-		uint64_t from = tool_now_ns();
-		int err = register_one(s, sock, i);
+	uint64_t start = tool_now_ns();
+	int err = 0;
 
-		if (err)
-			return err;
+	for (unsigned i = 0; i < count && !err; i++) {
+		uint64_t from = tool_now_ns();
+
+		err = register_one(s, sock, i);
 		s->step_ns[i] = tool_now_ns() - from;
-		*ns += s->step_ns[i];
+		if (!err)
+			err = post_receive(s, sock, i);
 	}
-	return 0;
+	*ns += tool_now_ns() - start;
+	return err;
 }
 
 static int let_go_all(struct op_side *s, unsigned way, unsigned count, uint64_t *ns)
