@@ -86,9 +86,10 @@ hold  place  GATES         PROBE=4
 hold  place  REPLACE       PROBE=5
 supervise  proof  REPLACE
 supervise  proof  REMAP
-supervise  proof  REMAP         ALL_RECORDS
 supervise  proof  REMAP_TWICE
+supervise  proof  OPEN
 supervise  proof  DENY
+supervise  proof  FIND
 supervise  proof  SIGNAL
 supervise  proof  CALLBACK
 supervise  proof  FOREIGN
@@ -96,22 +97,22 @@ supervise  proof  EXEC
 supervise  S1     REPLACE       NO_SECOND_TELLING
 supervise  S1     REMAP         NO_QUARANTINE
 supervise  S1     REMAP         QUARANTINE_LATE
-supervise  S1     REMAP         ARM_BLIND
-supervise  S1     REMAP         LOOK_FIRST
-supervise  S1     REMAP         WEAKEN_RECORD
+supervise  S1     REMAP         ASK_IF_SECURED
+supervise  S1     OPEN          QUARANTINE_FIRST
 supervise  S1     SIGNAL        EVEN_TOO_EARLY
-supervise  S1     CALLBACK      OWN_CALL_LOST
 supervise  S2     REMAP         ANSWER_FIRST
-supervise  S2     REMAP_TWICE   ANSWER_ANY
-supervise  S3     DENY          RECORD_LATE
+supervise  S2     REMAP_TWICE   FREED_WHEN_GONE
+supervise  S3     DENY          NOTE_LATE
 supervise  S3     DENY          LOOK_FIRST
-supervise  S3     DENY          NO_RECORDS
+supervise  S3     DENY          NO_NOTES
 supervise  S3     DENY          CHECK_FIRST
 supervise  S3     DENY          CLEAR_REFUSED
+supervise  S3     FIND          ASK_AGAIN
 supervise  S4     CALLBACK      SYNC_WORKER
 supervise  S4     CALLBACK      TELLER_ASKED
 supervise  S4     REMAP         SLOT_LOST
 supervise  S4     REMAP         SLOT_FREED_FIRST
+supervise  S4     REMAP         NO_REMIND
 supervise  S4     SIGNAL        BLOCKING_LOCK
 supervise  S4     SIGNAL        HELPER_LOCKS
 supervise  S4     EXEC          NO_OWNER_DEATH
@@ -121,11 +122,12 @@ supervise  place  SIGNAL        PROBE=1
 supervise  place  REMAP         PROBE=2
 supervise  place  REMAP         PROBE=3
 supervise  place  REMAP         PROBE=4
-supervise  place  REMAP         PROBE=5
+supervise  place  DENY          PROBE=5
 supervise  place  DENY          PROBE=6
-supervise  place  DENY          PROBE=7
+supervise  place  FIND          PROBE=7
 supervise  place  EXEC          PROBE=8
-supervise  place  CALLBACK      PROBE=9
+supervise  place  REMAP_TWICE   PROBE=9
+supervise  place  SIGNAL        PROBE=10
 revoke  proof  REVOKE
 revoke  proof  LEAVE
 revoke  proof  FLOW

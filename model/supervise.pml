@@ -1,67 +1,68 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The protocol of the proxy `supervise`, for Spin: a call that changes mappings waits in the kernel (seccomp user
- * notification) until a helper process has looked into memory that it shares with the program, and perhaps asked
- * the program's telling thread. run.sh checks S1 to S5 (README.md), and that each rule is needed.
+ * notification) until a helper process, the worker, has looked into memory that it shares with the program, and perhaps
+ * asked the program's telling thread. run.sh checks S1 to S5 (README.md), and that each rule is needed.
  *
  * The race it is all about. "Go on" says that the call may have its effect; it has it any time later:
  *
- *   thread R                  helper                       thread G
+ *   thread R                  worker, telling thread       thread G
  *   ----------------------    -------------------------    ------------------------------------
  *   shmat(SHM_REMAP), waits
- *                             not secured: "go on"
+ *                             told; "go on"
  *   (delayed)
- *                                                          hf_get, a miss: secured from here on
- *                                                          pins the old page; publishes
- *   the page is replaced                                   >>> stale from here on, nobody tells <<<
+ *                                                          hf_get, a miss: pins the old page
+ *                                                          publishes
+ *   the page is replaced                                   >>> stale from here on <<<
  *
- * What the telling thread is told has the same gap behind its answer. What uffd sees is told again afterwards (REPLACE
- * below, and uffd.pml). What it doesn't see (REMAP) must not be cached meanwhile: the told range is in quarantine, and
- * what was let through untold stands in the thread's record. Securing and letting through look at each other, so each
- * writes before it looks, as two who meet in a door:
+ * What uffd sees (REPLACE below) it tells again afterwards: uffd.pml. What it doesn't see (REMAP) is told in any case,
+ * secured or not, and is in quarantine first: it isn't cached until R was seen outside of its call.
  *
- *   hf_get, hf_secure(DENY)                   helper
+ * Denying has no quarantine. So who denies and who lets through look at each other, and each writes before it looks:
+ *
+ *   hf_secure(DENY)                           worker
  *   -------------------------------------     -------------------------------------
- *   the range is secured, or denied           the call is in its thread's record
- *   look at the records: anything of this     look whether it is secured, or denied
- *   range that isn't over?
+ *   the range is denied                       the call is noted
+ *   look at the notes: anything of this       look whether it is denied
+ *   range that isn't over? wait
  *
- * Looked first and recorded then (LOOK_FIRST), both see nothing, and what is denied is freed (S3).
+ * Looked at first and noted then (LOOK_FIRST), both see nothing, and what is denied is freed (S3).
  *
- * The helper may be killed between any two steps; its guardian starts another one, which finds all that
- * counts in shared memory. The kernel writes a notification into the slot there. Who finds one in the slot
- * handles it, maybe for the second time. So an answer has the call's number, twice: the kernel ignores one to a call that
- * is over; and so must the helper the telling thread's (ANSWER_ANY):
+ * The worker may be killed between any two steps; another one goes on with what it finds in the slots, and may do
+ * again what was done. The kernel ignores the second answer to a call. What else was done for the first one must stand:
  *
- *   thread R         helper, then another one               telling thread
- *   -------------    -----------------------------------    ----------------------------
- *   call 1           slot: 1; asks (1); is killed           tells 1, answers
- *                    slot: 1; "go on"; asks (1) again       begins to tell 1 again
- *   ends
- *   call 2           slot: 2; asks (2)
- *                    it is answered: "go on" 2              answers
- *   >>> its effect, and it was not told <<<
+ *   worker                        another one                         hf_secure(DENY)           thread T
+ *   --------------------------    --------------------------------    ----------------------    ----------
+ *   notes T's munmap; "go on";
+ *   is killed
+ *                                                                     denied
+ *                                 the slot: denied; refuses, which
+ *                                 is ignored; takes the note back
+ *                                                                     no note: 0
+ *                                                                                               >>> freed <<<
+ *
+ * (CLEAR_REFUSED). And a slot that was given to the telling thread is the telling thread's (ASK_AGAIN).
  *
  * What is abstracted: one buffer of one page. Memory is sequentially consistent. uffd's second telling is one flag, raised
- * by the effect, lowered when told: uffd.pml takes it apart. To be seen outside of a call is one look at /proc.
+ * by the effect, lowered when told: uffd.pml takes it apart.
  */
 
-#define NONE 9
-
 /* What a thread of the program does, ROUNDS times. */
-#define NOBODY   0
 #define GETTER   1 /* hf_get */
 #define REPLACER 2 /* a call that uffd sees, as mmap(MAP_FIXED), and hf_get */
 #define REMAPPER 3 /* a call that uffd doesn't see, as shmat(SHM_REMAP), and hf_get */
 #define FREER    4 /* munmap */
-#define DENIER   5 /* hf_secure(DENY), hf_unsecure */
+#define FINDER   5 /* shmdt: only the telling thread finds out what it frees */
 #define STRANGER 6 /* munmap, in a process of its own that has inherited the filter */
-#define EXECER   7 /* as DENIER, but executes another program, which calls munmap */
+#define DENIER   7 /* hf_secure(DENY), hf_unsecure */
+#define EXECER   8 /* as DENIER, but executes another program, which calls munmap */
+#define OPENER   9 /* opens the switch, and hf_get */
 
 #if defined(REPLACE)
 #define ROLE0 REPLACER
 #define ROLE1 GETTER
 #define ROUNDS1 2
+#define UFFD
 #elif defined(REMAP)
 #define ROLE0 REMAPPER
 #define ROLE1 GETTER
@@ -72,8 +73,19 @@
 #define INTERRUPTS 1
 #define KILLS 0
 #define ROLE1 GETTER
+#elif defined(OPEN)
+#define ROLE0 REMAPPER
+#define ROUNDS0 2
+#define KILLS 0
+#define ROLE1 OPENER
 #elif defined(DENY)
 #define ROLE0 FREER
+#define ROUNDS0 2
+#define KILLS 2
+#define ROLE1 DENIER
+#define ROUNDS1 2
+#elif defined(FIND)
+#define ROLE0 FINDER
 #define ROUNDS0 2
 #define KILLS 2
 #define ROLE1 DENIER
@@ -87,8 +99,8 @@
 #elif defined(CALLBACK) /* the telling thread's callback calls, too */
 #define ROLE0 REMAPPER
 #define CALLBACK_CALLS
+#define UFFD
 #define ROLE1 GETTER
-#define ROUNDS1 2
 #elif defined(FOREIGN)
 #define ROLE0 DENIER
 #define ROUNDS0 2
@@ -96,9 +108,8 @@
 #define ROUNDS1 2
 #elif defined(EXEC) /* thread 1 shares the memory, but isn't in the thread group: it lives on */
 #define ROLE0 EXECER
-#define ROLE1 FREER
+#define ROLE1 FINDER
 #define ROUNDS1 2
-#define WATCHED
 #else
 #error "name a configuration: -DREPLACE, -DREMAP, ... (see run.sh)"
 #endif
@@ -118,6 +129,7 @@
 
 #define TELLER  2 /* after the program's threads 0 and 1 */
 #define CALLERS 3
+#define SLOTS   2
 
 /* A probe is a place that must be reachable: else a proof would say nothing about it. */
 #ifdef PROBE
@@ -128,12 +140,13 @@
 #define ANSWERED_ODD   1 /* the index was busy: told later, answered now */
 #define ANSWER_IGNORED 2 /* the second answer to one call */
 #define QUARANTINED    3 /* a getter kept out of the cache by the quarantine */
-#define RECORDED       4 /* ... and by what was let through untold */
-#define LIFTED         5 /* published after a quarantine */
-#define WAITED_FOR     6 /* denied, after a wait for what was let through */
-#define REFUSED_ONCE   7
+#define LIFTED         4 /* published after a quarantine */
+#define WAITED_FOR     5 /* denied, after a wait for what was let through */
+#define REFUSED_ONCE   6
+#define REFUSED_BY     7 /* ... by the telling thread */
 #define ORPHAN         8 /* asked, and the owner is gone */
-#define OWN_CALL       9 /* the telling thread's own call found the range secured */
+#define BOTH_SLOTS     9 /* an interrupted call is still asked, and the same thread's next one has come */
+#define FULL           10 /* all slots wait for the telling thread */
 
 /* An entry that there was when the call came is dead when it has its effect, or can't be hit. */
 #define S1_NOT_STALE(page) assert(page >= need)
@@ -162,23 +175,24 @@ byte at_trap[CALLERS]; /* for S2: the life of the cache's entry at that time; 0:
 bool owners[CALLERS] = true; /* made in the memory of the switch's owner, who is there: the exact truth */
 byte interrupts = INTERRUPTS;
 
-#define OF_UFFD(k)    (k == REPLACER)
-#define UNSEEN(k)     (k == REMAPPER)
-#define FREES(k)      (k == FREER || k == STRANGER || k == EXECER)
+#define FREES(k)  (k == FREER || k == FINDER || k == STRANGER || k == EXECER)
+#define SILENT(k) (k == REMAPPER)
 
-/* ------------------------------------------------------------------ shared with the helper */
+/* ------------------------------------------------------------------ shared with the worker */
 
-byte slot = NONE, slot_number; /* the notification that the kernel has written, till it is dealt with */
-byte secured;                  /* the counting filter */
-bool denied;                   /* the exact table */
-#define NOTHING 0
-#define TOLD    1
-#define UNTOLD  2
-byte record[CALLERS];          /* the thread's last call that was let through, or is going to be */
-byte recorded[CALLERS];        /* its number */
-#define ASKED    1
-#define ANSWERED 2
-byte ask[CALLERS], ask_number[CALLERS], ask_kind[CALLERS];
+#define IDLE     0
+#define TAKEN    1 /* the kernel has written the notification here; the worker decides */
+#define ASKED    2 /* the telling thread's */
+#define ANSWERED 3 /* the worker's: send, then idle */
+byte slot[SLOTS];
+byte who[SLOTS], its_number[SLOTS], its_kind[SLOTS];
+bool refused[SLOTS];  /* the telling thread's answer */
+bool asked[SLOTS];    /* the bell */
+byte secured;         /* the counting filter */
+bool denied;          /* the exact table */
+bool opened;          /* somebody watches */
+bool noted[CALLERS];  /* the thread's last call that was let through, or is going to be */
+byte note[CALLERS];   /* its number */
 
 /* ------------------------------------------------------------------ the program's memory */
 
@@ -189,9 +203,9 @@ bool pending, doomed;    /* the placeholder of a miss */
 byte word;               /* the switch's: odd while changes are being told */
 bool untold_by_uffd;     /* uffd's count and word */
 bool kept;               /* told later: the index was busy */
-bool own_call;           /* made by the telling thread to what is secured */
 byte clock = 1;
 byte quarantine;         /* in quarantine from this time on; 0: it isn't */
+byte seen[CALLERS];      /* the time that each thread saw at its last call into the library */
 bool promised;           /* hf_secure(DENY) has said so */
 bool gone;               /* the owner has executed another program */
 byte done;
@@ -221,7 +235,7 @@ inline effect(t)
 		last_page++;
 		page = last_page;
 #ifndef NO_SECOND_TELLING
-		untold_by_uffd = untold_by_uffd || OF_UFFD(kind[t]);
+		untold_by_uffd = untold_by_uffd || !SILENT(kind[t]);
 #endif
 		after = page
 	fi
@@ -282,20 +296,19 @@ inline lock_index(t)
 #endif
 }
 
-/* Is what thread t was let through over? A look at /proc, which may tell nothing. */
+/* Is what thread t was let through over? A look at /proc. */
 #define IS_OVER(t) (call[t] == OUTSIDE)
-
-/* What is told is in quarantine: so only what wasn't counts. ALL_RECORDS does without a quarantine. */
-#ifdef ALL_RECORDS
-#define UNSAFE(t) (record[t] != NOTHING)
-#else
-#define UNSAFE(t) (record[t] == UNTOLD)
-#endif
+/* ... or it was in the library since. */
+#define WAS_SEEN(t, time) (seen[t] >= time || IS_OVER(t))
 
 /* hf_get and hf_put at once: who holds is in the other models. */
 inline get(t)
 {
-	need = oldest;
+	d_step { need = oldest; seen[t] = clock }
+	if /* it was for another switch */
+	:: !opened -> goto next
+	:: else
+	fi;
 	if
 	:: untold_by_uffd -> goto next
 	:: else
@@ -324,32 +337,18 @@ inline get(t)
 	:: else
 	fi;
 	secured++;
-#ifndef ARM_BLIND
-	if /* what was let through before that, untold, and may not be over */
-	:: !UNSAFE(1 - t)
-	:: UNSAFE(1 - t) && IS_OVER(1 - t)
-	:: UNSAFE(1 - t) && !IS_OVER(1 - t) -> PASSES(RECORDED); unwatched = true
-	fi;
-#ifdef CALLBACK_CALLS
-	if
-	:: !UNSAFE(TELLER)
-	:: UNSAFE(TELLER) && IS_OVER(TELLER)
-	:: UNSAFE(TELLER) && !IS_OVER(TELLER) -> unwatched = true
-	fi;
-#endif
-#endif
-#if !defined(NO_QUARANTINE) && !defined(ALL_RECORDS)
+#ifndef NO_QUARANTINE
 	stamp = quarantine;
 	if
 	:: stamp == 0
 	:: stamp != 0 ->
 		if
-		:: IS_OVER(1 - t) ->
+		:: WAS_SEEN(1 - t, stamp) ->
 			d_step {
 				quarantine = (quarantine == stamp -> 0 : quarantine);
 				unwatched = unwatched || quarantine != 0
 			}
-		:: !IS_OVER(1 - t) -> PASSES(QUARANTINED); unwatched = true
+		:: !WAS_SEEN(1 - t, stamp) -> PASSES(QUARANTINED); unwatched = true
 		fi
 	fi;
 	stamp = 0;
@@ -386,10 +385,10 @@ inline secure_deny(t)
 	busy = mapped;
 #endif
 	denied = true;
-#ifndef NO_RECORDS
+#ifndef NO_NOTES
 	if
-	:: record[1 - t] == NOTHING
-	:: record[1 - t] != NOTHING -> /* wait, or give up */
+	:: !noted[1 - t]
+	:: noted[1 - t] -> /* wait, or give up */
 		if
 		:: IS_OVER(1 - t) -> PASSES(WAITED_FOR)
 		:: goto gave_up
@@ -403,6 +402,18 @@ inline secure_deny(t)
 	:: busy -> d_step { promised = true; S3_STILL_THERE }
 	:: else
 	fi
+}
+
+/* All is in quarantine: what was let through untold may be under way. */
+inline open()
+{
+#ifdef QUARANTINE_FIRST
+	d_step { clock++; quarantine = clock }
+	opened = true
+#else
+	opened = true;
+	d_step { clock++; quarantine = clock }
+#endif
 }
 
 proctype program_thread(byte me; byte role; byte rounds)
@@ -425,8 +436,8 @@ proctype program_thread(byte me; byte role; byte rounds)
 		:: role == GETTER -> get(me)
 		:: role == REPLACER -> mm_call(me, role); get(me)
 		:: role == REMAPPER -> mm_call(me, role); get(me)
-		:: role == FREER -> mm_call(me, role)
-		:: role == STRANGER -> mm_call(me, role)
+		:: role == FREER || role == FINDER || role == STRANGER -> mm_call(me, role)
+		:: role == OPENER -> open(); get(me)
 		:: role == DENIER || role == EXECER -> secure_deny(me)
 		fi;
 gave_up:
@@ -455,82 +466,75 @@ next:
 
 /* ------------------------------------------------------------------ the telling thread */
 
-inline answer_worker(t)
+inline answer_worker(i)
 {
-	d_step {
-#ifndef ANSWER_ANY
-		if
-		:: ask[t] == ASKED && ask_number[t] == asked_number -> ask[t] = ANSWERED
-		:: else
-		fi;
-#else
-		ask[t] = ANSWERED;
-#endif
-		asked_number = 0
-	}
+	slot[i] = ANSWERED
 }
 
-inline put_in_quarantine(t)
+inline put_in_quarantine(i)
 {
 	if
-	:: UNSEEN(asked_kind) ->
+	:: SILENT(its_kind[i]) ->
 		clock++;
 		quarantine = clock
 	:: else
 	fi
 }
 
-inline tell(t)
+inline tell(i)
 {
-	d_step { asked_number = ask_number[t]; asked_kind = ask_kind[t] }
+	asked[i] = false;
+	if
+	:: slot[i] == ASKED ->
 #ifdef ANSWER_FIRST
-	answer_worker(t);
+		answer_worker(i);
 #endif
-	word = word + (word % 2 == 0);
+		word = word + (word % 2 == 0);
+		if
+		:: FREES(its_kind[i]) && denied -> refused[i] = true; PASSES(REFUSED_BY)
+		:: else ->
 #ifndef QUARANTINE_LATE
-	put_in_quarantine(t);
+			put_in_quarantine(i);
 #endif
-	if
-	:: d_step { !index_lock -> drop(); kept = false }
+			if
+			:: d_step { !index_lock -> drop(); kept = false }
 #ifndef BLOCKING_LOCK
-	:: index_lock -> kept = true; PASSES(ANSWERED_ODD) /* waited long enough */
+			:: index_lock -> kept = true; PASSES(ANSWERED_ODD) /* waited long enough */
 #endif
-	fi;
+			fi;
 #ifdef CALLBACK_CALLS
-	if
-	:: !called_back ->
-		called_back = true;
-		mm_call(TELLER, REMAPPER);
-		atomic { kept = kept || own_call; own_call = false }
-	:: true
-	fi;
+			if
+			:: !called_back -> called_back = true; mm_call(TELLER, REPLACER)
+			:: true
+			fi;
 #endif
 #ifdef QUARANTINE_LATE
-	put_in_quarantine(t);
+			put_in_quarantine(i);
 #endif
-	if
+		fi;
+		if
 #ifndef EVEN_TOO_EARLY
-	:: kept
-	:: !kept -> word++
+		:: kept
+		:: !kept -> word++
 #else
-	:: true -> word++
+		:: true -> word++
 #endif
-	fi;
+		fi;
 #ifndef ANSWER_FIRST
-	answer_worker(t)
+		answer_worker(i)
 #endif
+	:: else
+	fi
 }
 
 proctype teller()
 {
-	byte asked_number, asked_kind;
 	byte after;
 	bool called_back;
 
 	do
-	:: ask[0] == ASKED -> tell(0)
-	:: ask[1] == ASKED -> tell(1)
-	:: ask[TELLER] == ASKED -> tell(TELLER)
+	:: asked[0] && !gone -> tell(0)
+	:: asked[1] && !gone -> tell(1)
 	:: d_step { kept && !index_lock -> drop(); kept = false; word = word + word % 2 }
 	:: stop || gone -> told_all = true; break
 	od
@@ -541,11 +545,11 @@ proctype uffd()
 {
 	do
 	:: d_step { untold_by_uffd && !index_lock -> drop(); untold_by_uffd = false }
-	:: stop -> break
+	:: stop && told_all -> break
 	od
 }
 
-/* ------------------------------------------------------------------ the helper */
+/* ------------------------------------------------------------------ the worker */
 
 #define MAY_BE_KILLED \
 	if \
@@ -553,26 +557,96 @@ proctype uffd()
 	:: true \
 	fi
 
+#define FREE_SLOT (slot[0] == IDLE -> 0 : 1)
 /* SECCOMP_IOCTL_NOTIF_RECV, with the slot for the kernel to write to. */
-inline receive(t)
+inline receive(t, i)
 {
 	d_step {
-		slot == NONE && call[t] == QUEUED ->
+		slot[0] != TAKEN && slot[1] != TAKEN && i == FREE_SLOT && slot[i] == IDLE && call[t] == QUEUED ->
 			call[t] = RECEIVED;
-			slot = t;
-			slot_number = number[t]
+			slot[i] = TAKEN;
+			who[i] = t;
+			its_number[i] = number[t];
+			its_kind[i] = kind[t];
+#ifdef PROBE
+			if
+			:: slot[1 - i] == ASKED && who[1 - i] == t -> PASSES(BOTH_SLOTS)
+			:: else
+			fi
+#endif
 	}
 }
 
 /* SECCOMP_IOCTL_NOTIF_SEND: ignored if this call isn't there any more. */
-inline answer(t, n, verdict)
+inline send(i, verdict)
 {
 	d_step {
 		if
-		:: call[t] == RECEIVED && number[t] == n -> call[t] = verdict
-		:: else -> PASSES(ANSWER_IGNORED)
+		:: call[who[i]] == RECEIVED && number[who[i]] == its_number[i] ->
+			call[who[i]] = verdict;
+			sent = true
+		:: else -> PASSES(ANSWER_IGNORED); sent = false
 		fi
 	}
+	MAY_BE_KILLED
+}
+
+inline go_on(i)
+{
+#ifdef SLOT_FREED_FIRST
+	slot[i] = IDLE;
+	MAY_BE_KILLED;
+#endif
+	send(i, GO_ON);
+#ifdef NOTE_LATE
+	noted[who[i]] = true;
+	note[who[i]] = its_number[i];
+#endif
+	slot[i] = IDLE
+}
+
+inline refuse(i)
+{
+	S5_OWNERS;
+	send(i, REFUSED);
+#ifdef CLEAR_REFUSED
+	noted[who[i]] = false;
+#else
+	if /* else it may have been let through by the worker before */
+	:: sent && note[who[i]] == its_number[i] -> noted[who[i]] = false
+	:: else
+	fi;
+#endif
+	slot[i] = IDLE
+}
+
+inline remind(i)
+{
+	asked[i] = true
+}
+
+inline ask(i)
+{
+	S5_OWNERS;
+	refused[i] = false;
+	slot[i] = ASKED;
+	MAY_BE_KILLED;
+	remind(i);
+#ifdef PROBE
+	if
+	:: slot[0] == ASKED && slot[1] == ASKED -> PASSES(FULL)
+	:: else
+	fi;
+#endif
+#ifdef SYNC_WORKER
+	slot[i] == ANSWERED
+#endif
+}
+
+inline write_note(i)
+{
+	d_step { noted[who[i]] = true; note[who[i]] = its_number[i] }
+	MAY_BE_KILLED
 }
 
 /* Is the caller's memory that of the owner, who is there? */
@@ -584,134 +658,109 @@ inline answer(t, n, verdict)
 #define SAME_MM(t) owners[t]
 #endif
 
+#ifdef ASK_IF_SECURED
+#define MUST_ASK(k) (secured != 0)
+#else
+#define MUST_ASK(k) (secured != 0 || (opened && SILENT(k)))
+#endif
+#ifdef TELLER_ASKED
+#define MAY_ASK(t) true
+#else
+#define MAY_ASK(t) (t != TELLER) /* it is telling, and uffd tells of its calls */
+#endif
+
+inline decide(i)
+{
+#ifdef HELPER_LOCKS
+	!index_lock; /* a lock that a thread of the program may hold */
+#endif
+#if !defined(LOOK_FIRST) && !defined(NOTE_LATE)
+	write_note(i);
+#endif
+	is_denied = denied && FREES(its_kind[i]);
+	must_ask = MUST_ASK(its_kind[i]) || (is_denied && its_kind[i] == FINDER);
+#ifdef LOOK_FIRST
+	write_note(i);
+#endif
+	d_step { same = SAME_MM(who[i]); truly = owners[who[i]] }
+	if
+	:: !same || !(is_denied || must_ask) -> go_on(i)
+	:: same && is_denied && its_kind[i] != FINDER -> refuse(i)
+	:: same && !(is_denied && its_kind[i] != FINDER) && must_ask ->
+		if
+		:: MAY_ASK(who[i]) -> ask(i)
+		:: !MAY_ASK(who[i]) -> go_on(i)
+		fi
+	fi;
+	d_step { is_denied = false; must_ask = false; same = false; truly = false; sent = false }
+}
+
+inline finish(i)
+{
+	if
+	:: refused[i] -> truly = true; refuse(i)
+	:: !refused[i] -> go_on(i)
+	fi;
+	d_step { truly = false; sent = false }
+}
+
+/* What the worker before has left. TAKEN and ANSWERED are found below. */
+inline take_over(i)
+{
+	if
+	:: slot[i] == ASKED ->
+#if defined(ASK_AGAIN)
+		refused[i] = false;
+		slot[i] = ASKED;
+		asked[i] = true
+#elif !defined(NO_REMIND)
+		remind(i)
+#endif
+	:: else
+	fi
+}
+
 proctype worker()
 {
 	byte kills = KILLS;
-	byte t;
-	byte n;
-	bool is_denied;
-	bool is_secured;
-	bool again;
+	bool is_denied, must_ask, sent;
 	bool same, truly; /* when it looked; truly: for S5 */
 
 started:
 	atomic {
-		t = 0;
-		n = 0;
 		is_denied = false;
-		is_secured = false;
-		again = false;
+		must_ask = false;
+		sent = false;
 		same = false;
 		truly = false
-	}
 #ifdef SLOT_LOST
-	slot = NONE;
+		;
+		slot[0] = IDLE;
+		slot[1] = IDLE
 #endif
+	}
+	take_over(0);
+	take_over(1);
 	do
-	:: receive(0); MAY_BE_KILLED
-	:: receive(1); MAY_BE_KILLED
-	:: receive(TELLER); MAY_BE_KILLED
-	:: slot != NONE ->
-		d_step { t = slot; n = slot_number }
-#ifdef SLOT_FREED_FIRST
-		slot = NONE;
-		MAY_BE_KILLED;
+	:: receive(0, 0); MAY_BE_KILLED
+	:: receive(0, 1); MAY_BE_KILLED
+	:: receive(1, 0); MAY_BE_KILLED
+	:: receive(1, 1); MAY_BE_KILLED
+#ifdef CALLBACK_CALLS
+	:: receive(TELLER, 0); MAY_BE_KILLED
+	:: receive(TELLER, 1); MAY_BE_KILLED
 #endif
-#ifdef HELPER_LOCKS
-		!index_lock;
+	:: slot[0] == TAKEN -> decide(0); MAY_BE_KILLED
+	:: slot[1] == TAKEN -> decide(1); MAY_BE_KILLED
+	:: slot[0] == ANSWERED -> finish(0); MAY_BE_KILLED
+	:: slot[1] == ANSWERED -> finish(1); MAY_BE_KILLED
+#ifdef FREED_WHEN_GONE /* the call was interrupted: why wait for the answer? */
+	:: d_step { slot[0] == ASKED && number[who[0]] != its_number[0] -> slot[0] = IDLE }
+	:: d_step { slot[1] == ASKED && number[who[1]] != its_number[1] -> slot[1] = IDLE }
 #endif
-		d_step { same = SAME_MM(t); truly = owners[t] }
-		if
-		:: !same -> answer(t, n, GO_ON); goto handled
-		:: same
-		fi;
-#if !defined(LOOK_FIRST) && !defined(RECORD_LATE)
-		d_step { /* found there already: it may have been let through, untold, by the one who was killed */
-			again = record[t] == UNTOLD && recorded[t] == n;
-			record[t] = UNTOLD;
-			recorded[t] = n
-		}
-		MAY_BE_KILLED;
-#endif
-		is_denied = denied;
-		is_secured = secured != 0;
-#ifdef LOOK_FIRST
-		record[t] = UNTOLD;
-#endif
-		MAY_BE_KILLED;
-		if
-		:: FREES(kind[t]) && is_denied ->
-			d_step { if :: call[t] == RECEIVED && number[t] == n -> S5_OWNERS :: else fi }
-			answer(t, n, REFUSED);
-#ifdef CLEAR_REFUSED
-			MAY_BE_KILLED;
-			record[t] = NOTHING
-#endif
-		:: !(FREES(kind[t]) && is_denied) && is_secured && t == TELLER ->
-			/* It is telling: the word is odd, and stays so till this is told, too. */
-			PASSES(OWN_CALL);
-#ifdef TELLER_ASKED
-			d_step { ask_number[t] = n; ask_kind[t] = kind[t]; ask[t] = ASKED }
-#else
-#ifndef OWN_CALL_LOST
-			own_call = true;
-			MAY_BE_KILLED;
-#endif
-			answer(t, n, GO_ON)
-#endif
-		:: !(FREES(kind[t]) && is_denied) && is_secured && t != TELLER ->
-			d_step {
-				if
-				:: call[t] == RECEIVED && number[t] == n -> S5_OWNERS
-				:: else
-				fi;
-				ask_number[t] = n;
-				ask_kind[t] = kind[t];
-				ask[t] = ASKED;
-			}
-			MAY_BE_KILLED;
-#ifndef WEAKEN_RECORD
-			if
-			:: again
-			:: !again -> record[t] = TOLD
-			fi;
-#else
-			record[t] = TOLD;
-#endif
-#ifdef SYNC_WORKER
-			ask[t] == ANSWERED;
-			answer(t, n, GO_ON);
-			ask[t] = NOTHING
-#endif
-		:: !(FREES(kind[t]) && is_denied) && !is_secured ->
-			answer(t, n, GO_ON)
-		fi;
-handled:
-		MAY_BE_KILLED;
-#ifdef RECORD_LATE
-		record[t] = UNTOLD;
-#endif
-		d_step {
-			slot = NONE;
-			t = 0;
-			n = 0;
-			is_denied = false;
-			is_secured = false;
-		again = false;
-		same = false;
-		truly = false
-		}
-	:: ask[0] == ANSWERED ->
-		answer(0, ask_number[0], GO_ON);
-		MAY_BE_KILLED;
-		ask[0] = NOTHING
-	:: ask[1] == ANSWERED ->
-		answer(1, ask_number[1], GO_ON);
-		MAY_BE_KILLED;
-		ask[1] = NOTHING
 #ifndef NO_OWNER_DEATH
-	:: d_step { gone && ask[0] == ASKED -> ask[0] = ANSWERED }
-	:: d_step { gone && ask[1] == ASKED -> PASSES(ORPHAN); ask[1] = ANSWERED }
+	:: gone && told_all && slot[0] == ASKED -> PASSES(ORPHAN); go_on(0)
+	:: gone && told_all && slot[1] == ASKED -> go_on(1)
 #endif
 	:: stop && told_all -> break
 	od
@@ -720,8 +769,10 @@ handled:
 init {
 	atomic {
 		if /* cold, or cached already */
+#ifndef REMAP_TWICE
 		:: true
-#if !defined(DENY) && !defined(FOREIGN)
+#endif
+#if !defined(DENY) && !defined(FIND) && !defined(FOREIGN) && !defined(OPEN)
 		:: live = true;
 			life = 1;
 			reg_page = page;
@@ -732,9 +783,10 @@ init {
 		:: ROLE1 == STRANGER -> owners[1] = false
 		:: else
 		fi;
+		opened = (ROLE1 != OPENER);
 		run worker();
 		run teller();
-#if defined(REPLACE)
+#ifdef UFFD
 		run uffd();
 #endif
 		run program_thread(0, ROLE0, ROUNDS0);
