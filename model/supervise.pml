@@ -329,7 +329,7 @@ inline get(t)
 	lock_index(t);
 	atomic {
 		busy = live || pending;
-		pending = true;
+		pending = pending || !live;
 		index_lock = false
 	}
 	if
