@@ -240,8 +240,12 @@ static void replay(void **state)
 		exposures_remove(&x, again.slot);
 		assert_false(is_accepted(&x, again.descriptor));
 	}
+	again = add(&x, 0x1000, 100, HF_READ);
 	exposures_destroy(&x);
 	assert_false(is_accepted(&x, again.descriptor));
+	assert_null(x.slot);
+	assert_int_equal(x.used, 0);
+	assert_int_equal(x.count, 0);
 }
 
 /* R10, known fault 2: another connection's table doesn't know it, though it has the same buffer in the same slot. */

@@ -113,6 +113,7 @@ static void bad_addresses(void **state)
 	bad("tcp:[::1]", "[IPv6 address]:port");
 	bad("tcp:[127.0.0.1]:4000", "tcp:[127.0.0.1]:4000");
 	bad("tcp:[localhost]:4000", "tcp:[localhost]:4000");
+	bad("tcp:[ip6-localhost]:4000", "tcp:[ip6-localhost]:4000"); /* a name that many machines know */
 	bad("tcp:[::g]:4000", "tcp:[::g]:4000");
 }
 
@@ -278,6 +279,8 @@ static void secret_sizes(void **state)
 	memset(text, 's', sizeof(text));
 	text[4096] = '\n';
 	load(text, 4097);
+	write_file(text, 4098);
+	refused(path, -EINVAL, "at least 4098");
 	/* Zeros are bytes like any other. */
 	memset(text, 0, 16);
 	b = load(text, 16);
