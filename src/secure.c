@@ -135,8 +135,11 @@ static int watch(struct hf_switch *sw, struct secured *s, unsigned access)
 {
 	int rc = sw->ops.secure(sw->proxy, s->range.start, s->range.end, access, &s->watch_id);
 
+	/* The proxy has said why. */
+	if (rc == HF_WATCH_LATER)
+		return -EAGAIN;
 	if (rc == HF_UNWATCHED)
-		return -EOPNOTSUPP; /* the proxy has said why */
+		return -EOPNOTSUPP;
 	if (rc == 0)
 		s->flags |= HF_NOTIFY;
 	return rc;

@@ -437,7 +437,7 @@ static void never_after_the_release(void **state)
 	assert_int_equal(pthread_create(&r.id, NULL, changer, &r), 0);
 	while ((done < 100 && check_now_ms() - began < 5000) || (!t.times && check_now_ms() - began < 60000)) {
 		atomic_store(&t.released, false);
-		/* The range changes all the time: -EAGAIN, or that it can't be watched, is the honest answer to most. */
+		/* The range changes all the time: -EAGAIN is the honest answer to most, and that the kernel refuses it to a few. */
 		int rc = hf_secure(g->sw, at(g, 0), 4 * page, HF_READWRITE | HF_NOTIFY, guarded_tell, &t, &id);
 
 		assert_true(!rc || rc == -EAGAIN || rc == -EOPNOTSUPP);

@@ -104,6 +104,7 @@ struct hf_sink; /* where a proxy tells what it sees: the switch's ear */
 enum hf_watch {
 	HF_WATCHED = 0,   /* every change from now on is told */
 	HF_UNWATCHED = 1, /* valid memory, but this proxy is blind to some change of it: don't cache (I6) */
+	HF_WATCH_LATER = 2, /* not just now, for it is changing: don't cache this time; hf_secure() answers -EAGAIN */
 };
 
 #define HF_PROXY_FAST       1u /* mode=fast: leave the exact check out */
@@ -125,8 +126,8 @@ struct hf_proxy_ops {
 	 * what the mapping must allow. Any thread; may block and allocate; no lock of the library is
 	 * held. *id is handed back to unsecure(). Returns enum hf_watch or -errno: -EFAULT not wholly
 	 * mapped, -EACCES fewer rights. A proxy that knows without a look that it watches the range may leave
-	 * the rights to the NIC and the cache, which see them, too. On HF_UNWATCHED hf_set_error() has the reason, and
-	 * unsecure() is not called.
+	 * the rights to the NIC and the cache, which see them, too. On anything but HF_WATCHED hf_set_error() has the
+	 * reason, and unsecure() is not called.
 	 *
 	 * With HF_CAP_PARTS the low 8 bits of *id say by which parts of the sink changes of the range are told.
 	 * None counts as all.

@@ -280,7 +280,7 @@ static void supervise_close(void *proxy)
 static int still_watched(struct supervise *p, uint64_t start, uint64_t end)
 {
 	if (quarantine_covers(&p->quarantine, start, end, the.teller.tid))
-		return hf_set_error(HF_UNWATCHED, "a part of it is being changed by another thread");
+		return hf_set_error(HF_WATCH_LATER, "a part of it is being changed by another thread");
 	if (atomic_load(&the.blind))
 		return hf_set_error(HF_UNWATCHED, "the supervisor is gone");
 	return HF_WATCHED;

@@ -404,6 +404,13 @@ static int unwatched(const struct vma *v, const char *why)
 			    v->end, why);
 }
 
+/* The same, but it may well be possible in a moment. */
+static int changing(const struct vma *v, const char *why)
+{
+	unwatched(v, why);
+	return HF_WATCH_LATER;
+}
+
 /* Which mappings show every change that replaces their pages. */
 static int classify(const struct look *l, const struct vma *v)
 {
@@ -548,11 +555,11 @@ static int confirm(struct look *l, const struct vma *v, unsigned part, uint64_t 
 
 	l->parts |= 1u << part;
 	if (!settled(&u->context[part]))
-		return unwatched(v, "mappings keep changing");
+		return changing(v, "mappings keep changing");
 	l->again = rc || now.start > v->start || now.end < v->end ||
 		   !armed_still(&u->armed, part, since, v->start, v->end);
 	if (l->again)
-		return unwatched(v, "it keeps changing");
+		return changing(v, "it keeps changing");
 	rc = classify(l, &now);
 	if (rc == HF_WATCHED && !v->file) /* a private memfd is shared memory to UFFDIO_CONTINUE */
 		armed_remember(&u->armed, part, since, v->start, v->end);
@@ -608,7 +615,7 @@ static int uffd_secure(void *proxy, uint64_t start_, uint64_t end, unsigned acce
 
 	*id = part < 0 ? l.parts : 1u << part;
 	if (rc == HF_WATCHED && quarantine_covers(&u->quarantine, start_, end, u->thread.tid))
-		return hf_set_error(HF_UNWATCHED, "a part of it is being emptied (madvise) by another thread");
+		return hf_set_error(HF_WATCH_LATER, "a part of it is being emptied (madvise) by another thread");
 	return rc;
 }
 
