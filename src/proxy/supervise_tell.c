@@ -170,8 +170,10 @@ void *supervise_teller(void *supervisor)
 		return NULL;
 	while (wait_for_questions(v, telling))
 		telling = tell_all(v);
-	/* Blind from here on: all words stay odd, nothing is a hit. */
+	/* Blind from here on: all words stay odd, nothing is a hit. The thread stays: the supervisor knows us by it. */
 	atomic_store(&v->blind, true);
 	begin_all(v);
+	for (;;)
+		os_wait(&v->go, 1);
 	return NULL;
 }
