@@ -156,6 +156,7 @@ struct sup_shared {
 	_Atomic uint32_t open;       /* switches */
 	_Atomic uint32_t gone;       /* the owner has ended, or is another program by now */
 	_Atomic uint32_t deaf;       /* the owner's end of the socket is closed: nobody answers */
+	_Atomic uint32_t gave_up;    /* ... and the thread that did so touches no slot any more */
 	_Atomic uint32_t lost;       /* calls that were let through and not remembered: there was no room */
 	_Atomic uint64_t highest_break;
 	_Atomic uint32_t worker, guardian; /* pids; for tests and for `holdfast doctor` */

@@ -173,6 +173,7 @@ void *supervise_teller(void *supervisor)
 	/* Blind from here on: all words stay odd, nothing is a hit. The thread stays: the supervisor knows us by it. */
 	atomic_store(&v->blind, true);
 	begin_all(v);
+	atomic_store(&v->shared->gave_up, 1);
 	for (;;)
 		os_wait(&v->go, 1);
 	return NULL;

@@ -10,7 +10,7 @@
  *   state        what the one before may have done       so the new one
  *   RECEIVING    nothing, or RECV (the id is there)      idle, or as TAKEN
  *   TAKEN        decided; sent the decision              decides and sends: the second SEND fails, harmlessly
- *   ASKED        rung the bell, or not                   rings it: who is asked twice tells twice
+ *   ASKED        rung the bell, or not                   rings it, and leaves the slot alone: it is the owner's
  *   ANSWERED     sent                                    sends
  */
 #include <errno.h>
@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "decode.h"
 #include "sys.h"
@@ -66,6 +67,7 @@ static struct sup_shared *shared;
 static int listener = -1;
 static int guardian_fd = -1; /* the worker's: a pidfd of its guardian; -1: there is none */
 static bool owner_ended;
+static bool all_answered; /* nobody answers any more, and nothing is asked */
 
 static __attribute__((noreturn)) void end(int status)
 {
@@ -267,15 +269,21 @@ static void ring(void)
 	sys6(SYS_sendto, FD_SOCKET, (long)&bell, 1, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
 }
 
-static void ask(struct sup_slot *s)
+static void call_attention(const struct sup_slot *s)
 {
 	uint32_t i = (uint32_t)(s - shared->slot);
 
+	atomic_fetch_or(&shared->asked[i / 64], 1ull << (i % 64));
+	ring();
+}
+
+/* From the store of the state on the slot is the owner's, and nothing in it may be touched until it has answered. */
+static void ask(struct sup_slot *s)
+{
 	s->refused = 0;
 	atomic_store(&s->state, SUP_ASKED);
-	atomic_fetch_or(&shared->asked[i / 64], 1ull << (i % 64));
 	atomic_fetch_add(&shared->asked_count, 1);
-	ring();
+	call_attention(s);
 }
 
 /* The highest break ever asked for, before the call is let through: no shrinking is overlooked. */
@@ -346,12 +354,32 @@ static void finish_answered(void)
 	}
 }
 
-/* Nobody answers any more: what is asked goes on. */
-static void drop_questions(void)
+/*
+ * The socket is closed, but the owner's thread may be at its last answers: the slots are ours again only when it has said
+ * that it gave up, or is gone. Then what was asked is decided without it. True: not yet.
+ */
+static bool wait_for_last_answers(void)
 {
-	for (uint32_t i = 0; i < SUP_SLOTS; i++)
-		if (atomic_load(&shared->slot[i].state) == SUP_ASKED)
-			go_on(&shared->slot[i]);
+	bool asked = false;
+
+	if (all_answered)
+		return false;
+	finish_answered();
+	if (!atomic_load(&shared->gone) && !memory_is_there())
+		atomic_store(&shared->gone, 1);
+	for (uint32_t i = 0; i < SUP_SLOTS; i++) {
+		struct sup_slot *s = &shared->slot[i];
+
+		if (atomic_load(&s->state) != SUP_ASKED)
+			continue;
+		asked = true;
+		if (atomic_load(&shared->gone) || atomic_load(&shared->gave_up)) {
+			atomic_store(&s->state, SUP_TAKEN);
+			decide(s);
+		}
+	}
+	all_answered = !asked;
+	return asked;
 }
 
 /* ------------------------------------------------------------------ the worker */
@@ -395,7 +423,7 @@ static void take_over(void)
 			decide(s);
 			break;
 		case SUP_ASKED:
-			ask(s);
+			call_attention(s);
 			break;
 		case SUP_ANSWERED:
 			finish(s);
@@ -410,10 +438,8 @@ static void listen_to_owner(void)
 
 	if (n == -EAGAIN || n == -EINTR)
 		return;
-	if (n <= 0) {
+	if (n <= 0)
 		atomic_store(&shared->deaf, 1);
-		drop_questions();
-	}
 }
 
 static void open_guardian(void)
@@ -453,6 +479,8 @@ static void begin_as_worker(long parent)
 
 static void serve(void)
 {
+	struct timespec soon = { 0, 1000000 };
+	bool waiting = atomic_load(&shared->deaf) && wait_for_last_answers();
 	bool full = !free_slot();
 	struct pollfd fds[4] = {
 		{ .fd = listener, .events = full ? 0 : POLLIN },
@@ -461,7 +489,7 @@ static void serve(void)
 		{ .fd = owner_ended ? -1 : FD_OWNER, .events = POLLIN },
 	};
 
-	if (sys5(SYS_ppoll, fds, 4, 0, 0, SIGSET_BYTES) < 0)
+	if (sys5(SYS_ppoll, fds, 4, waiting ? &soon : NULL, 0, SIGSET_BYTES) < 0)
 		return;
 	if (fds[2].revents)
 		swap_roles();
