@@ -129,8 +129,11 @@ static inline void mem_gone(struct end *e, struct mem *m)
 
 static inline void mem_fill(struct mem *m, uint64_t seed)
 {
-	for (size_t i = 0; i < m->len; i++)
-		m->at[i] = (char)check_random(&seed);
+	for (size_t i = 0; i < m->len; i += sizeof(seed)) {
+		uint64_t word = check_random(&seed);
+
+		memcpy(m->at + i, &word, m->len - i < sizeof(word) ? m->len - i : sizeof(word));
+	}
 }
 
 static inline struct hf_segment seg_of(const struct mem *m, size_t from, size_t len)

@@ -46,9 +46,11 @@ void engine_pass(struct engine *e)
 {
 	uint32_t seen = atomic_load(&e->batches);
 
+	atomic_fetch_add(&e->passing, 1);
 	engine_wake(e);
 	while (atomic_load(&e->batches) == seen)
 		os_wait(&e->batches, seen);
+	atomic_fetch_sub(&e->passing, 1);
 }
 
 /* ------------------------------------------------------------------ the thread */
@@ -56,7 +58,7 @@ void engine_pass(struct engine *e)
 static void sock_ready(struct hf_sock *s, uint32_t events)
 {
 	sock_lock(s);
-	if (!s->error && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+	if (!s->error && (s->tx.broken || (events & (EPOLLIN | EPOLLHUP | EPOLLERR))))
 		rx_run(s, SAN_BUDGET);
 	if (!s->error)
 		tx_run(s, SAN_BUDGET);
@@ -101,7 +103,8 @@ static int between(struct engine *e)
 	ms = handshakes_expire(e);
 	pthread_mutex_unlock(&e->lock);
 	atomic_fetch_add(&e->batches, 1);
-	os_wake_all(&e->batches);
+	if (atomic_load(&e->passing))
+		os_wake_all(&e->batches);
 	return ms;
 }
 

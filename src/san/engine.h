@@ -28,6 +28,7 @@ struct engine {
 	struct watch wake;
 	int epoll, event;             /* event: an eventfd that wakes it */
 	_Atomic uint32_t batches;     /* futex */
+	_Atomic unsigned passing;     /* threads that wait for the next one */
 	_Atomic bool stop;
 	pthread_mutex_t lock;
 	struct handshake *handshakes; /* (lock) oldest first */

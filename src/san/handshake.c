@@ -132,12 +132,21 @@ int handshakes_expire(struct engine *e)
 	return next ? (int)((next - now) / 1000000 + 1) : -1;
 }
 
+/* Who will be refused anyway, else the oldest. */
+static struct handshake *least_wanted(struct engine *e)
+{
+	for (struct handshake *h = e->handshakes; h; h = h->next)
+		if (h->refused)
+			return h;
+	return e->handshakes;
+}
+
 void handshake_begin(struct engine *e, struct listener *l, int fd)
 {
 	struct handshake *h = os_calloc(1, sizeof(*h));
 
 	if (e->handshake_count == HANDSHAKES_MAX)
-		drop(e, e->handshakes);
+		drop(e, least_wanted(e));
 	if (!h || hf_close_on_fork(fd)) {
 		free(h);
 		close(fd);

@@ -171,8 +171,7 @@ static void end_write(struct hf_sock *s)
 	if (!s->rx.status && !exposures_check(&s->exposures, s->rx.descriptor, HF_WRITE, 0, 0, &addr, &owner) &&
 	    mr_is_stale(s, owner))
 		s->rx.status = -ESTALE;
-	if (s->rx.status)
-		s->refused++;
+	count_refused(s, s->rx.status);
 }
 
 /* The frame and its payload are done with. */
@@ -303,6 +302,24 @@ static int recv_some(struct hf_sock *s)
 	return n ? n : -ECONNRESET;
 }
 
+/*
+ * With -EAGAIN there is nothing more to read, though the peer doesn't read any more either: it hasn't closed, but shut down one
+ * direction, which nobody does who keeps to the protocol.
+ */
+int end_status(int err)
+{
+	switch (err) {
+	case -ESHUTDOWN:
+	case -EPROTO: return err;
+	case -EINVAL:
+	case -EFAULT:
+	case -EBADF:
+	case -ENOMEM:
+	case -EIO: return -EIO; /* the NIC */
+	default: return -ECONNRESET;
+	}
+}
+
 void rx_run(struct hf_sock *s, uint32_t budget)
 {
 	uint64_t done = 0;
@@ -312,10 +329,10 @@ void rx_run(struct hf_sock *s, uint32_t budget)
 		n = recv_some(s);
 		if (n > 0)
 			done += (uint64_t)n;
-		else if (n == -EAGAIN)
+		else if (n == -EAGAIN && !s->tx.broken)
 			return;
 		else if (n != -EINTR)
-			sock_fail(s, wire_status(n));
+			sock_fail(s, end_status(n));
 		sock_breathe(s);
 	}
 }

@@ -91,11 +91,16 @@ void sock_describe(struct hf_sock *s)
 
 static void tune(int fd)
 {
-	int on = 1, room = ROOM;
+	int on = 1, room = ROOM, idle = 60, interval = 10, count = 6;
 
 	/* What a socket doesn't have it refuses, and nothing is lost. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	/* A host that is switched off says nothing: it is missed after two minutes. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
 }
 
 static void sock_free(struct hf_sock *s)
@@ -179,6 +184,11 @@ int sock_make(struct hf_provider *p, struct engine *e, struct hf_cq *cq, const s
 
 /* ------------------------------------------------------------------ the end */
 
+void count_refused(struct hf_sock *s, int status)
+{
+	s->refused += status == -EACCES || status == -ERANGE;
+}
+
 /* lock: every operation, in the order of their posts, to be completed. */
 static void collect(struct hf_sock *s, struct op_queue *all)
 {
@@ -225,7 +235,7 @@ static void read_away(int fd)
 {
 	char scratch[16 << 10];
 
-	for (int i = 0; i < 1024; i++)
+	for (int i = 0; i < 64; i++)
 		if (recv(fd, scratch, sizeof(scratch), MSG_DONTWAIT) <= 0)
 			return;
 }

@@ -243,6 +243,11 @@ void tx_run(struct hf_sock *s, uint32_t budget);
 bool tx_answer(struct hf_sock *s, const struct answer *a);
 void tx_bye(struct hf_sock *s);
 
+/* The status with which a connection ends, for what the socket or the NIC has answered. */
+int end_status(int err);
+/* lock: the peer was told this status of a request of its own. */
+void count_refused(struct hf_sock *s, int status);
+
 /* rx.c; lock. Take in what there is, up to `budget` bytes. */
 void rx_run(struct hf_sock *s, uint32_t budget);
 

@@ -76,8 +76,8 @@ static bool put_done(struct hf_sock *s)
 		a->status = check_read(s, a);
 	if (a->read && !a->status && a->moved < a->total)
 		return false;
-	if (a->read && a->status)
-		s->refused++;
+	if (a->read)
+		count_refused(s, a->status);
 	STEP("before done");
 	put(s, &(struct wire_frame){ .type = WIRE_DONE, .op = a->op, .status = wire_status(a->status) });
 	s->answer_first = (s->answer_first + 1) % s->window;
@@ -340,12 +340,12 @@ static int send_some(struct hf_sock *s)
 	return n ? n : -EPIPE;
 }
 
-/* Only when the answer is that the peer is gone rx knows better why; and it will be told, for the socket has ended. */
+/* When the answer is that the peer is gone, rx knows better why: epoll says that the socket is writable, or has ended. */
 static void trouble(struct hf_sock *s, int err)
 {
 	s->tx.broken = true;
 	if (err != -EPIPE && err != -ECONNRESET)
-		sock_fail(s, wire_status(err));
+		sock_fail(s, end_status(err));
 }
 
 /* Does the engine have to go on? */
@@ -363,7 +363,7 @@ static void look_for(struct hf_sock *s, bool out)
 void tx_run(struct hf_sock *s, uint32_t budget)
 {
 	uint64_t done = 0;
-	int n = 1;
+	int n = s->tx.broken ? -EPIPE : 1;
 
 	while (!s->error && !s->tx.broken && done < budget) {
 		n = send_some(s);
@@ -375,7 +375,7 @@ void tx_run(struct hf_sock *s, uint32_t budget)
 	}
 	if (n < 0 && n != -EAGAIN && n != -EINTR)
 		trouble(s, n);
-	look_for(s, n != 0 && !s->tx.broken);
+	look_for(s, n != 0);
 }
 
 /* Only between two frames, and only what fits at once: what was carried out for the peer, and that this is the end. */
