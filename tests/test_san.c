@@ -1387,6 +1387,105 @@ static void test_flood_of_reads(void **state)
 	mem_unmap(&x);
 }
 
+/*
+ * A read of 16 bytes and two sends are posted here; the peer answers with these frames, each followed by its payload of 'p'. All end with
+ * -EPROTO, and of the read's memory nothing is written beyond `written` bytes.
+ */
+static void try_answers(struct pair *t, const struct wire_frame *f, int n, size_t written)
+{
+	struct end c = { t->a.p, t->a.cq, NULL };
+	const char d[HF_DESCRIPTOR_SIZE] = { 1 };
+	struct hf_segment seg;
+	struct wire_hello peer;
+	int fd = raw_meet(t->address, &peer);
+	struct mem x;
+
+	check_ok(hf_accept(t->listener, c.cq, PATIENCE_MS, &c.s));
+	x = mem_reg(&c, 4096, HF_READWRITE);
+	seg = seg_of(&x, 8, 16);
+	check_ok(hf_post_read(c.s, &seg, 1, d, sizeof(d), 0, NULL));
+	assert_int_equal(raw_next(fd).type, WIRE_READ);
+	check_ok(hf_post_send(c.s, &seg, 1, NULL)); /* behind the answer */
+	while (n--) {
+		char payload[64];
+
+		memset(payload, 'p', sizeof(payload));
+		raw_frame(fd, f);
+		send(fd, payload, f->length, MSG_NOSIGNAL);
+		f++;
+	}
+	expect(&c, HF_OP_READ, -EPROTO);
+	expect(&c, HF_OP_SEND, -EPROTO);
+	assert_true(all_are(x.at, 8, 1) && all_are(x.at + 8, written, 'p'));
+	assert_true(all_are(x.at + 8 + written, x.len - 8 - written, 1));
+	close(fd);
+	check_ok(hf_sock_close(c.s));
+	mem_unmap(&x);
+}
+
+/* Answers that were not asked for, or not so. */
+static void test_wrong_answers(void **state)
+{
+	struct wire_frame data = { .type = WIRE_DATA, .length = 16, .total = 16, .flags = WIRE_LAST };
+	struct wire_frame half = { .type = WIRE_DATA, .length = 8, .total = 16 };
+	struct wire_frame done = { .type = WIRE_DONE };
+	struct wire_frame f[2];
+	struct pair t;
+
+	pair_open(&t, NULL, NULL, NULL, false);
+	f[0] = done; /* all is well, though not a byte has come */
+	try_answers(&t, f, 1, 0);
+	f[0] = half;
+	f[1] = done; /* half of them */
+	try_answers(&t, f, 2, 8);
+	f[0] = data;
+	f[0].op = 1;
+	try_answers(&t, f, 1, 0);
+	f[0] = data;
+	f[0].total = f[0].length = 17; /* one more than was asked */
+	try_answers(&t, f, 1, 0);
+	f[0] = data;
+	f[0].offset = f[0].length = 8; /* the second half first */
+	try_answers(&t, f, 1, 0);
+	f[0] = f[1] = half; /* the first one twice */
+	try_answers(&t, f, 2, 8);
+	f[0] = data;
+	f[1] = done;
+	f[1].op = 1; /* of what was not begun */
+	try_answers(&t, f, 2, 16);
+	f[0] = done;
+	f[0].op = UINT32_MAX;
+	f[0].status = -EACCES;
+	try_answers(&t, f, 1, 0);
+	pair_close(&t);
+}
+
+/* Of two messages on their way the second one is answered first. */
+static void test_answers_out_of_order(void **state)
+{
+	struct end c = { 0 };
+	struct wire_hello peer;
+	struct pair t;
+	int fd;
+
+	pair_open(&t, NULL, NULL, NULL, false);
+	fd = raw_meet(t.address, &peer);
+	c = (struct end){ t.a.p, t.a.cq, NULL };
+	check_ok(hf_accept(t.listener, c.cq, PATIENCE_MS, &c.s));
+	raw_frame(fd, &(struct wire_frame){ .type = WIRE_CREDIT, .op = 0, .total = 8 });
+	raw_frame(fd, &(struct wire_frame){ .type = WIRE_CREDIT, .op = 1, .total = 8 });
+	check_ok(hf_post_send(c.s, NULL, 0, NULL));
+	check_ok(hf_post_send(c.s, NULL, 0, NULL));
+	assert_int_equal(raw_next(fd).op, 0);
+	assert_int_equal(raw_next(fd).op, 1);
+	raw_frame(fd, &(struct wire_frame){ .type = WIRE_DONE, .op = 1 });
+	expect(&c, HF_OP_SEND, -EPROTO);
+	expect(&c, HF_OP_SEND, -EPROTO);
+	close(fd);
+	check_ok(hf_sock_close(c.s));
+	pair_close(&t);
+}
+
 /* One that reads no more, but stays: what is sent to it fails, and nothing waits for ever. */
 static void test_deaf_peer(void **state)
 {
@@ -1522,6 +1621,10 @@ static int use_parents(void *arg)
 	CHILD_CHECK(hf_post_send(t->a.s, NULL, 0, NULL) == -EOWNERDEAD);
 	CHILD_CHECK(hf_post_recv(t->a.s, NULL, 0, NULL) == -EOWNERDEAD);
 	CHILD_CHECK(hf_sock_fd(t->listener) == -EOWNERDEAD);
+	/* Closed in here, or this child would keep them alive. */
+	CHILD_CHECK(fcntl(t->a.s->fd, F_GETFD) < 0 && fcntl(t->b.s->fd, F_GETFD) < 0);
+	CHILD_CHECK(fcntl(t->listener->fd, F_GETFD) < 0 && fcntl(t->listener->listener->event, F_GETFD) < 0);
+	CHILD_CHECK(fcntl(t->a.s->e->epoll, F_GETFD) < 0 && fcntl(t->a.s->e->event, F_GETFD) < 0);
 	/* A queue of the child's own is not the parent's. */
 	CHILD_CHECK(hf_cq_open(&cq) == 0);
 	CHILD_CHECK(hf_cq_poll(t->a.cq, &c, 1) == -EOWNERDEAD);
@@ -1739,6 +1842,8 @@ int main(void)
 		cmocka_unit_test(test_bad_server),
 		cmocka_unit_test(test_broken_frames),
 		cmocka_unit_test(test_flood_of_reads),
+		cmocka_unit_test(test_wrong_answers),
+		cmocka_unit_test(test_answers_out_of_order),
 		cmocka_unit_test(test_deaf_peer),
 		cmocka_unit_test(test_by_hand),
 		cmocka_unit_test(test_no_move),
