@@ -57,12 +57,16 @@ static inline void san_name(char *out, size_t size)
 	snprintf(out, size, "unix:@hf-test-%d-%u", (int)getpid(), n++);
 }
 
-/* `far`: b has a provider, and with it a NIC and an engine, of its own. */
-static inline void pair_open(struct pair *t, const char *proxy, const char *listening, const char *connecting, bool far)
+/* `far`: b has a provider, and with it a NIC and an engine, of its own. `ops`: a proxy of one's own, or NULL. */
+static inline void pair_open_over(struct pair *t, const struct hf_proxy_ops *ops, const char *proxy,
+				  const char *listening, const char *connecting, bool far)
 {
 	memset(t, 0, sizeof(*t));
 	san_name(t->address, sizeof(t->address));
-	t->sw = check_switch(proxy);
+	if (ops)
+		check_ok(hf_switch_open_proxy(ops, NULL, proxy, &t->sw));
+	else
+		t->sw = check_switch(proxy);
 	t->a.p = san_provider(t->sw);
 	t->b.p = far ? san_provider(t->sw) : t->a.p;
 	check_ok(hf_cq_open(&t->a.cq));
@@ -70,6 +74,11 @@ static inline void pair_open(struct pair *t, const char *proxy, const char *list
 	check_ok(hf_listen(t->a.p, t->address, listening, &t->listener));
 	check_ok(hf_connect(t->b.p, t->address, connecting, t->b.cq, PATIENCE_MS, &t->b.s));
 	check_ok(hf_accept(t->listener, t->a.cq, PATIENCE_MS, &t->a.s));
+}
+
+static inline void pair_open(struct pair *t, const char *proxy, const char *listening, const char *connecting, bool far)
+{
+	pair_open_over(t, NULL, proxy, listening, connecting, far);
 }
 
 static inline void end_close(struct end *e)

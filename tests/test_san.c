@@ -8,6 +8,7 @@
 #include "san/listen.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sys/epoll.h>
@@ -860,6 +861,40 @@ static void test_unmapped_while_exposed(void **state)
 	}
 	mem_gone(&t.b, &y);
 	pair_close(&t);
+}
+
+/* A proxy that can watch from the n-th time on that it is asked. */
+static _Atomic int not_yet;
+
+static int secure_later(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id)
+{
+	if (atomic_fetch_sub(&not_yet, 1) > 0)
+		return hf_set_error(HF_WATCH_LATER, "not now");
+	return hf_proxy_find("manual")->secure(proxy, start, end, access, id);
+}
+
+/* Memory that can't be watched just now is, a moment later: it must not pass for memory that never can be. */
+static void test_watched_later(void **state)
+{
+	struct hf_proxy_ops ops = *hf_proxy_find("manual");
+	struct pair t;
+	struct mem x, y;
+
+	ops.secure = secure_later;
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&not_yet, 0);
+		pair_open_over(&t, &ops, NULL, NULL, NULL, true);
+		y = mem_reg(&t.b, 4096, HF_READWRITE);
+		atomic_store(&not_yet, i ? INT_MAX : 5);
+		x = mem_expose(&t.a, 4096, HF_READWRITE);
+		try_rdma(&t, &y, x.descriptor, 0, 0, 0);
+		hf_invalidate(t.sw, x.at, 4096);
+		/* If never, it is as memory that no proxy can watch. */
+		try_rdma(&t, &y, x.descriptor, 0, i ? 0 : -ESTALE, i ? 0 : -ESTALE);
+		mem_gone(&t.a, &x);
+		mem_gone(&t.b, &y);
+		pair_close(&t);
+	}
 }
 
 /* No proxy at all: registered for the time that the handle lives, and let go with it. */
@@ -1830,6 +1865,7 @@ int main(void)
 		cmocka_unit_test(test_revoke_while_reading),
 		cmocka_unit_test(test_stale),
 		cmocka_unit_test(test_unmapped_while_exposed),
+		cmocka_unit_test(test_watched_later),
 		cmocka_unit_test(test_without_a_proxy),
 		cmocka_unit_test(test_close_with_all_pending),
 		cmocka_unit_test(test_peer_closes),

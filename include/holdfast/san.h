@@ -132,7 +132,8 @@ int hf_sock_info(struct hf_sock *s, struct hf_sock_info *out, size_t size);
 /*
  * Register [addr, addr+len) for local use on this connection (R1, R3): by a get from the provider's cache. The same
  * memory may be registered any number of times (R5). *mr is never 0, and valid on this socket in this process only
- * (R4). Memory that the proxy can't watch is registered all the same; nobody says -ESTALE of it then.
+ * (R4). Memory that the proxy can't watch, or not within some 10 ms because its mapping is changing, is registered
+ * all the same; nobody says -ESTALE of it then.
  * Errors: those of hf_get(), -EAGAIN (it keeps changing), -ENOTCONN.
  */
 int hf_mr_reg(struct hf_sock *s, void *addr, size_t len, unsigned access, uint64_t *mr);

@@ -103,14 +103,17 @@ static int watch(struct hf_sock *s, struct san_mr *mr)
 	return rc;
 }
 
-/* Watched, pinned, and nothing has changed between: 0. -EAGAIN: it has. */
-static int pin(struct hf_sock *s, struct san_mr *mr)
+/*
+ * Watched, pinned, and nothing has changed between: 0. -EAGAIN: it has, or it can't be watched just now; when that doesn't end
+ * (a thread that nobody can prove to be out of an madvise), it is as if it could never be: `last`.
+ */
+static int pin(struct hf_sock *s, struct san_mr *mr, bool last)
 {
 	int rc;
 
 	mr->secured = 0;
 	rc = watch(s, mr);
-	if (rc)
+	if (rc && !(rc == -EAGAIN && last))
 		return rc;
 	rc = hf_get(s->p, (void *)(uintptr_t)mr->addr, mr->len, mr->access, &mr->region);
 	if (!rc && mr_is_stale(s, mr)) {
@@ -124,11 +127,11 @@ static int pin(struct hf_sock *s, struct san_mr *mr)
 
 static int pin_again(struct hf_sock *s, struct san_mr *mr)
 {
-	int rc = pin(s, mr);
+	int rc = pin(s, mr, false);
 
 	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
 		os_sleep_us(100);
-		rc = pin(s, mr);
+		rc = pin(s, mr, i == TRIES - 1);
 	}
 	return rc;
 }
