@@ -651,8 +651,8 @@ static void test_bad_among_good(void **state)
 
 /*
  * The key promise (R28): when hf_mr_dereg() has returned, nothing of the peer's changes the memory any more. A write of many
- * megabytes is under way, the memory is taken back in its midst and filled; it must stay as it was filled, until the write
- * has ended and beyond.
+ * megabytes is under way, the memory is taken back in its midst and filled where the next byte would go; it must stay as it
+ * was filled, and the rest as it was, until the write has ended and beyond.
  */
 #define BIG (64 * MIB)
 #define CUTS 10    /* that many times in its midst */
@@ -700,6 +700,22 @@ static bool has_come(struct end *e, const volatile char *at, char c, struct hf_c
 }
 
 /* R28 */
+/* Of bytes of which the first ones are c: how many. */
+static size_t up_to(const volatile char *p, size_t len, char c)
+{
+	size_t lo = 0, hi = len;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (p[mid] == c)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 static void test_revoke_while_writing(void **state)
 {
 	struct hf_completion c;
@@ -717,6 +733,7 @@ static void test_revoke_while_writing(void **state)
 	memset(y.at, 'w', len);
 	seg = seg_of(&y, 0, len);
 	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
+		size_t end, near;
 		bool midst;
 
 		memset(x.at, 'o', len);
@@ -724,10 +741,14 @@ static void test_revoke_while_writing(void **state)
 		check_ok(hf_post_write(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
 		midst = has_come(&t.b, x.at + len / 16 * (i % 13), 'w', &c);
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
-		memset(x.at, 's', len);
+		/* At once, there where the next byte would go. */
+		end = up_to(x.at, len, 'w');
+		near = len - end < MIB ? len - end : MIB;
+		memset(x.at + end, 's', near);
 		if (midst)
 			c = next_of(&t.b);
-		assert_true(all_are(x.at, len, 's'));
+		assert_true(all_are(x.at, end, 'w') && all_are(x.at + end, near, 's'));
+		assert_true(all_are(x.at + end + near, len - end - near, 'o'));
 		assert_int_equal(c.op, HF_OP_WRITE);
 		assert_true(c.status == 0 || c.status == -EACCES);
 		cuts += c.status == -EACCES;
@@ -762,6 +783,7 @@ static void test_revoke_while_reading(void **state)
 	y = mem_reg(&t.b, len, HF_WRITE);
 	seg = seg_of(&y, 0, len);
 	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
+		size_t end;
 		bool midst;
 
 		memset(x.at, 'o', len);
@@ -770,6 +792,8 @@ static void test_revoke_while_reading(void **state)
 		check_ok(hf_post_read(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
 		midst = has_come(&t.b, y.at + len / 16 * (i % 13), 'o', &c);
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
+		end = up_to(y.at, len, 'o'); /* the next bytes are from there, and from what is on its way */
+		memset(x.at + end, 's', len - end < MIB ? len - end : MIB);
 		memset(x.at, 's', len);
 		if (midst)
 			c = next_of(&t.b);
