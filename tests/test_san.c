@@ -655,7 +655,7 @@ static void test_bad_among_good(void **state)
  * was filled, and the rest as it was, until the write has ended and beyond.
  */
 #define BIG (64 * MIB)
-#define CUTS 10    /* that many times in its midst */
+#define CUTS 60    /* that many times in its midst */
 #define ROUNDS_MAX 400
 
 /* As large as the limit of locked memory allows. */
@@ -686,6 +686,12 @@ static size_t big_size(struct pair *t)
 static bool all_are(const char *p, size_t len, char c)
 {
 	return !len || (p[0] == c && !memcmp(p, p + 1, len - 1));
+}
+
+/* Mostly early, so that a round is short. */
+static size_t somewhere(uint64_t *seed, unsigned i, size_t len)
+{
+	return check_random(seed) % (i % 16 ? len / 8 : len);
 }
 
 /* Wait until byte `at` has become `c`, or the operation is over. */
@@ -720,6 +726,7 @@ static void test_revoke_while_writing(void **state)
 {
 	struct hf_completion c;
 	struct hf_segment seg;
+	uint64_t seed = 5;
 	unsigned cuts = 0;
 	struct mem x, y;
 	struct pair t;
@@ -732,14 +739,14 @@ static void test_revoke_while_writing(void **state)
 	y = mem_reg(&t.b, len, HF_READ);
 	memset(y.at, 'w', len);
 	seg = seg_of(&y, 0, len);
+	memset(x.at, 'o', len);
 	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
 		size_t end, near;
 		bool midst;
 
-		memset(x.at, 'o', len);
 		mem_expose_at(&t.a, &x, HF_READWRITE);
 		check_ok(hf_post_write(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
-		midst = has_come(&t.b, x.at + len / 16 * (i % 13), 'w', &c);
+		midst = has_come(&t.b, x.at + somewhere(&seed, i, len), 'w', &c);
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
 		/* At once, there where the next byte would go. */
 		end = up_to(x.at, len, 'w');
@@ -752,6 +759,7 @@ static void test_revoke_while_writing(void **state)
 		assert_int_equal(c.op, HF_OP_WRITE);
 		assert_true(c.status == 0 || c.status == -EACCES);
 		cuts += c.status == -EACCES;
+		memset(x.at, 'o', end + near);
 	}
 	/* What is written next goes where it should: the rest of a piece was thrown away, and no byte more. */
 	mem_expose_at(&t.a, &x, HF_WRITE);
@@ -771,6 +779,7 @@ static void test_revoke_while_reading(void **state)
 {
 	struct hf_completion c;
 	struct hf_segment seg;
+	uint64_t seed = 5;
 	unsigned cuts = 0;
 	struct mem x, y;
 	struct pair t;
@@ -782,19 +791,19 @@ static void test_revoke_while_reading(void **state)
 	check_ok(hf_mr_dereg(t.a.s, x.mr));
 	y = mem_reg(&t.b, len, HF_WRITE);
 	seg = seg_of(&y, 0, len);
+	memset(x.at, 'o', len);
+	memset(y.at, 'u', len);
 	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
-		size_t end;
+		size_t end, near;
 		bool midst;
 
-		memset(x.at, 'o', len);
-		memset(y.at, 'u', len);
 		mem_expose_at(&t.a, &x, HF_READ);
 		check_ok(hf_post_read(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
-		midst = has_come(&t.b, y.at + len / 16 * (i % 13), 'o', &c);
+		midst = has_come(&t.b, y.at + somewhere(&seed, i, len), 'o', &c);
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
 		end = up_to(y.at, len, 'o'); /* the next bytes are from there, and from what is on its way */
-		memset(x.at + end, 's', len - end < MIB ? len - end : MIB);
-		memset(x.at, 's', len);
+		near = len - end < 2 * MIB ? len - end : 2 * MIB;
+		memset(x.at + end, 's', near);
 		if (midst)
 			c = next_of(&t.b);
 		assert_int_equal(c.op, HF_OP_READ);
@@ -802,7 +811,10 @@ static void test_revoke_while_reading(void **state)
 		cuts += c.status == -EACCES;
 		/* Of a read that failed: what was there before, or zeros for what was announced already; never what is there now. */
 		assert_true(c.status ? !memchr(y.at, 's', len) : all_are(y.at, len, 'o'));
+		memset(x.at + end, 'o', near);
+		memset(y.at, 'u', c.status ? end + near : len);
 	}
+	memset(x.at, 's', len);
 	mem_expose_at(&t.a, &x, HF_READ);
 	check_ok(hf_post_read(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
 	expect(&t.b, HF_OP_READ, 0);
