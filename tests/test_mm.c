@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * MmSecureVirtualMemory and MmUnsecureVirtualMemory (R37 to R39, R41 to R43): what is refused, for how long, to whom. Skipped where the
- * proxy `supervise` can't be had. What needs programs of its own comes first: the other tests leave a filter in this process,
- * which all that it starts inherits, and there can be only one.
+ * MmSecureVirtualMemory and MmUnsecureVirtualMemory (R37 to R39, R41 to R43): what is refused, for how
+ * long, to whom. Skipped where the proxy `supervise` can't be had. What needs programs of its own comes
+ * first: the other tests leave a filter in this process, which all that it starts inherits, and there can
+ * be only one.
  */
 #include "check.h"
 
@@ -122,7 +123,8 @@ static void bytes_R37(void **state)
 	replace(m + 3 * page);
 }
 
-/* R37: NULL where it is not mapped or already stricter. R43: no other mode, as the Ex variant has, is offered. */
+/* R37: NULL where it is not mapped or already stricter. R43: no other mode, as the Ex variant has, is
+ * offered. */
 static void null_R37_R43(void **state)
 {
 	char *m = *state;
@@ -240,7 +242,8 @@ static void forked_child_R39(void **state)
 	MmUnsecureVirtualMemory(i.h);
 }
 
-/* R42: securing is no protection against the file behind it. It is not refused, and what is left can be released. */
+/* R42: securing is no protection against the file behind it. It is not refused, and what is left can be
+ * released. */
 static void truncated_file_R42(void **state)
 {
 	int fd = memfd_create("hf-mm", MFD_CLOEXEC);

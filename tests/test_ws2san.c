@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The names of Windows Sockets Direct, requirement by requirement (docs/contract.md), and the known faults 1 to 9 of the one
- * provider of the past. Both ends of a connection are in this process, each with a buffer of its own; a child process
- * stands for "another process". The NIC is `uring`, so bytes really go through what was pinned.
+ * The names of Windows Sockets Direct, requirement by requirement (docs/contract.md), and the known faults
+ * 1 to 9 of the one provider of the past. Both ends of a connection are in this process, each with a buffer
+ * of its own; a child process stands for "another process". The NIC is `uring`, so bytes really go through
+ * what was pinned.
  */
 #include "check.h"
 
@@ -853,7 +854,8 @@ static void handle_is_of_one_socket_and_process_R4(void **state)
 	exchange(&g->b, &g->a, 6);
 }
 
-/* R5, R7, R22, R23, R24: any number of times on any number of sockets; one registration with the NIC; kept after the last. */
+/* R5, R7, R22, R23, R24: any number of times on any number of sockets; one registration with the NIC; kept
+ * after the last. */
 static void same_buffer_often_R5_R7_R22_R23_R24(void **state)
 {
 	struct rig *g = *state;
@@ -908,7 +910,8 @@ static void deregister_R6_fault8(void **state)
 
 /* ------------------------------------------------------------------ remote access */
 
-/* R8, R9, known fault 9: the length first; written back both ways. Known fault 4: no pointer in what the peer is given. */
+/* R8, R9, known fault 9: the length first; written back both ways. Known fault 4: no pointer in what the
+ * peer is given. */
 static void descriptor_R8_R9_fault4_fault9(void **state)
 {
 	struct rig *g = *state;
@@ -995,7 +998,8 @@ static void local_memory_is_not_reachable_R14(void **state)
 	WORKS(write_now(&g->a, 0, 64, &d, 0, &err));
 }
 
-/* R11, R28, R29, known fault 1: the peer's access has ended when the call returns; the memory stays registered and cached. */
+/* R11, R28, R29, known fault 1: the peer's access has ended when the call returns; the memory stays
+ * registered and cached. */
 static void revoked_at_once_R11_R16_R28_R29_fault1(void **state)
 {
 	struct rig *g = *state;
@@ -1035,7 +1039,8 @@ static void exposed_again_R30(void **state)
 	assert_int_equal(stats(0).pinned_bytes, before.pinned_bytes);
 }
 
-/* R17, known fault 3: exactly these bytes and rights, though a larger registration with both rights serves them. */
+/* R17, known fault 3: exactly these bytes and rights, though a larger registration with both rights serves
+ * them. */
 static void exactly_what_was_given_R17_fault3(void **state)
 {
 	struct rig *g = *state; /* all of b.mem is registered for both */
@@ -1140,7 +1145,8 @@ static void *close_it(void *e)
 	return NULL;
 }
 
-/* R45: what is pending ends with the close, and the socket is none afterwards. R27, R44: nothing of it is held any more. */
+/* R45: what is pending ends with the close, and the socket is none afterwards. R27, R44: nothing of it is
+ * held any more. */
 static void close_R27_R44_R45(void **state)
 {
 	struct rig *g = *state;
@@ -1235,7 +1241,8 @@ static void bad_transfers(void **state)
 	FAILS(WSPSend(g->a.s, &b, 1, NULL, 0, NULL, NULL, NULL, &err), WSAEINVAL);
 }
 
-/* R48: kept until a receive is posted. And one that is too large for the receive: the sender is told, the receive waits on. */
+/* R48: kept until a receive is posted. And one that is too large for the receive: the sender is told, the
+ * receive waits on. */
 static void message_before_receive_R48(void **state)
 {
 	struct rig *g = *state;
@@ -1362,7 +1369,8 @@ static void callback_every_nic_R25_R26_R33_fault5(void **state)
 	unsetenv("HOLDFAST_WS2SAN_NICS");
 }
 
-/* R32, known fault 7: a NIC that won't let go. It is a third provider of the same switch, which can be told to. */
+/* R32, known fault 7: a NIC that won't let go. It is a third provider of the same switch, which can be told
+ * to. */
 static void callback_nic_refuses_R32_fault7(void **state)
 {
 	struct rig *g = *state;
@@ -1380,7 +1388,8 @@ static void callback_nic_refuses_R32_fault7(void **state)
 	FAILS(WSPMemoryRegistrationCacheCallback(g->a.mem, LEN, &err), WSAEINVAL);
 }
 
-/* R32, R31, known fault 6: transfers are under way, or a handle is held. They come to no harm; the answer says that it isn't gone. */
+/* R32, R31, known fault 6: transfers are under way, or a handle is held. They come to no harm; the answer
+ * says that it isn't gone. */
 static void callback_under_a_transfer_R31_R32_fault6(void **state)
 {
 	struct rig *g = *state;

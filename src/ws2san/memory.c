@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Handles: which registrations a socket has. WSPSend() and WSPRecv() name none, so they are found by address. Registering
- * is hf_mr_reg(), with no lock held.
+ * Handles: which registrations a socket has. WSPSend() and WSPRecv() name none, so they are found by
+ * address. Registering is hf_mr_reg(), with no lock held.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -93,7 +93,8 @@ static struct buffer *by_handle(struct buffers *b, HANDLE handle)
 	return i < b->used && h && b->place[i].handle == h ? &b->place[i] : NULL;
 }
 
-/* Another one than any socket has or had (until there were 2^32), in this process or its parent before the fork. */
+/* Another one than any socket has or had (until there were 2^32), in this process or its parent before the
+ * fork. */
 static uint64_t new_handle(uint32_t place)
 {
 	static _Atomic uint32_t last;

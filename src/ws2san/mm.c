@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * MmSecureVirtualMemory: hf_secure() with HF_DENY, on a switch of its own. That is opened at the first use and never closed, for the
- * filter behind it can't be taken back either (R38: it ends with the process).
+ * MmSecureVirtualMemory: hf_secure() with HF_DENY, on a switch of its own. That is opened at the first use
+ * and never closed, for the filter behind it can't be taken back either (R38: it ends with the process).
  *
- * A handle is the id that hf_secure() gave, with a number of this process's mixed in: what a parent was given is no handle of a
- * forked child, also when the child secures memory itself (R39).
+ * A handle is the id that hf_secure() gave, with a number of this process's mixed in: what a parent was
+ * given is no handle of a forked child, also when the child secures memory itself (R39).
  */
 #include <errno.h>
 #include <holdfast/backend.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Completion. All sockets share one queue, and no thread is needed to empty it: of those who wait for an operation one leads. It
- * waits for the queue, completes whatever comes, for whomever, and wakes the others; when its own operation has
- * completed, another one takes over. Only for operations with an hEvent, which nobody may be waiting for here, there is
- * a thread; it waits like any other, for as long as there are such operations.
+ * Completion. All sockets share one queue, and no thread is needed to empty it: of those who wait for an
+ * operation one leads. It waits for the queue, completes whatever comes, for whomever, and wakes the
+ * others; when its own operation has completed, another one takes over. Only for operations with an hEvent,
+ * which nobody may be waiting for here, there is a thread; it waits like any other, for as long as there
+ * are such operations.
  *
  *   waits for 1: leads        waits for 2             close
  *   ----------------------    --------------------    ---------------------------
@@ -11,8 +12,8 @@
  *   completes 1 and 2         wakes: 2 is done        cond_wait until nothing is pending on it
  *   broadcasts; 1 is done     leaves                  wakes; frees the socket
  *
- * Who leads has an operation outstanding, so it doesn't wait for nothing; and nobody else takes completions meanwhile. When
- * all sockets are closed nothing is outstanding, nobody leads, and the queue can be closed.
+ * Who leads has an operation outstanding, so it doesn't wait for nothing; and nobody else takes completions
+ * meanwhile. When all sockets are closed nothing is outstanding, nobody leads, and the queue can be closed.
  */
 #include <errno.h>
 #include <signal.h>
@@ -40,7 +41,8 @@ void ws_overlap_forked(void)
 	pthread_cond_init(&ov.done, NULL);
 }
 
-/* lock held. Internal last: then the WSAOVERLAPPED is its owner's again. The event after it, by a number of our own. */
+/* lock held. Internal last: then the WSAOVERLAPPED is its owner's again. The event after it, by a number of
+ * our own. */
 static void tell_owner(struct op *op)
 {
 	int event = op->event;

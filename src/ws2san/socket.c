@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Sockets: ids, and their life. An id is a count and a place in the table; the count never comes back, so that an old id finds
- * nothing (R45). Whoever uses a socket is counted, and closing waits for them:
+ * Sockets: ids, and their life. An id is a count and a place in the table; the count never comes back, so
+ * that an old id finds nothing (R45). Whoever uses a socket is counted, and closing waits for them:
  *
  *   close                                     another call on it
  *   -------------------------------------     ---------------------------------

@@ -8,7 +8,8 @@
  *   wait until nobody is inside                 ... uses switch, providers, queue ...
  *   close sockets, providers, switch            lock: inside--; unlock
  *
- * A thread that waits for a transfer is not inside: its end is what closing the sockets brings about (overlap.c).
+ * A thread that waits for a transfer is not inside: its end is what closing the sockets brings about
+ * (overlap.c).
  */
 #include <errno.h>
 #include <stdlib.h>

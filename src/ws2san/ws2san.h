@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Inside the names of Windows Sockets Direct: what its files share. A layer over holdfast.h and san.h, and over nothing else.
+ * Inside the names of Windows Sockets Direct: what its files share. A layer over holdfast.h and san.h, and
+ * over nothing else.
  *
  *   start.c     WSPStartupEx, WSPCleanup; who is inside
  *   socket.c    ids, the life of a socket
@@ -12,9 +13,9 @@
  *   error.c     -errno and WSA
  *   mm.c        MmSecureVirtualMemory
  *
- * Locks, in this order: ws.starting (start and end, one at a time; held across everything), ws.lock (the table of sockets, who is
- * inside), socket.lock (its state and handles), overlap.c's lock (completions). None but the first is held across a call that
- * blocks or registers memory.
+ * Locks, in this order: ws.starting (start and end, one at a time; held across everything), ws.lock (the
+ * table of sockets, who is inside), socket.lock (its state and handles), overlap.c's lock (completions).
+ * None but the first is held across a call that blocks or registers memory.
  */
 #ifndef HF_WS2SAN_INTERNAL_H
 #define HF_WS2SAN_INTERNAL_H
