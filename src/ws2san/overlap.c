@@ -78,15 +78,18 @@ static void complete_all(const struct hf_completion *c, int n)
 		pthread_cond_broadcast(&ov.done);
 }
 
-/* lock held, and the caller waits for something outstanding: something has happened when it returns. */
-static void wait_once(void)
+/*
+ * lock held, and the caller waits for something outstanding: something has happened when it returns. Not 0:
+ * nothing ever will, for this is a child that was made without the handlers of pthread_atfork(3).
+ */
+static int wait_once(void)
 {
 	struct hf_completion c[AT_ONCE];
 	int n;
 
 	if (ov.led) {
 		pthread_cond_wait(&ov.done, &ov.lock);
-		return;
+		return 0;
 	}
 	ov.led = true;
 	pthread_mutex_unlock(&ov.lock);
@@ -95,6 +98,7 @@ static void wait_once(void)
 	ov.led = false;
 	complete_all(c, n);
 	pthread_cond_broadcast(&ov.done); /* another one has to lead, maybe */
+	return n < 0 ? n : 0;
 }
 
 static void *event_thread(void *arg)
@@ -177,16 +181,16 @@ void ws_event_posted(void)
 void ws_op_wait(struct op *op)
 {
 	pthread_mutex_lock(&ov.lock);
-	while (!op->done)
-		wait_once();
+	while (!op->done && wait_once() == 0)
+		;
 	pthread_mutex_unlock(&ov.lock);
 }
 
 void ws_pending_wait(struct ws_socket *s)
 {
 	pthread_mutex_lock(&ov.lock);
-	while (s->pending)
-		wait_once();
+	while (s->pending && wait_once() == 0)
+		;
 	pthread_mutex_unlock(&ov.lock);
 }
 
@@ -211,8 +215,8 @@ static void look(void)
 static void wait_for(const WSAOVERLAPPED *o)
 {
 	pthread_mutex_lock(&ov.lock);
-	while (internal(o) == WS_STATUS_PENDING)
-		wait_once();
+	while (internal(o) == WS_STATUS_PENDING && wait_once() == 0)
+		;
 	pthread_mutex_unlock(&ov.lock);
 }
 
