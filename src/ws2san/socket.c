@@ -54,7 +54,8 @@ static int64_t free_place(void)
 	return grow_table();
 }
 
-static int enter_table(struct ws_socket *s)
+/* Once it is in there, anybody may close it: s is not the caller's any more, only *id is. */
+static int enter_table(struct ws_socket *s, SOCKET *id)
 {
 	int64_t place;
 
@@ -64,6 +65,7 @@ static int enter_table(struct ws_socket *s)
 	if (place >= 0) {
 		s->id = (SOCKET)(++ws.last_id << PLACE_BITS | (uint64_t)place);
 		ws.slot[place] = s;
+		*id = s->id;
 	}
 	pthread_mutex_unlock(&ws.lock);
 	return place < 0 ? (int)place : 0;
@@ -162,10 +164,11 @@ static struct ws_socket *create(int family, unsigned nic, int *err)
 /* It is in the table: the last step of making one. On error it is gone. */
 static SOCKET publish(struct ws_socket *s, LPINT lpErrno)
 {
-	int rc = enter_table(s);
+	SOCKET id;
+	int rc = enter_table(s, &id);
 
 	if (!rc)
-		return s->id;
+		return id;
 	hf_sock_close(s->sock);
 	destroy(s);
 	ws_fail(lpErrno, ws_error(rc));
