@@ -1222,6 +1222,28 @@ static void overlapped_R47(void **state)
 	close(event);
 }
 
+/* With nobody waiting in the library at all, its thread completes what has an event, and what comes along. R47 */
+static void by_event_alone_R47(void **state)
+{
+	struct rig *g = *state;
+	int event = eventfd(0, EFD_CLOEXEC);
+	WSAOVERLAPPED in = { .hEvent = (HANDLE)(intptr_t)event }, out = { 0 };
+	WSABUF b = { LEN, g->a.mem };
+	eventfd_t n;
+
+	for (unsigned i = 0; i < 20; i++) {
+		pattern(g->a.mem, LEN, i);
+		FAILS(recv_later(&g->b, 0, LEN, &in, &err), WSA_IO_PENDING);
+		FAILS(WSPSend(g->a.s, &b, 1, NULL, 0, &out, NULL, NULL, &err), WSA_IO_PENDING);
+		assert_int_equal(eventfd_read(event, &n), 0);
+		assert_int_equal(in.Internal, 0);
+		assert_int_equal(in.InternalHigh, LEN);
+		check_pattern(g->b.mem, LEN, i);
+		assert_int_equal(result(g->a.s, &out), LEN);
+	}
+	close(event);
+}
+
 static void bad_transfers(void **state)
 {
 	struct rig *g = *state;
@@ -1497,9 +1519,8 @@ static void only_wants(bool good, int err, int line)
 	} while (0)
 
 /* Everything that takes memory or a descriptor, on both ends of a connection to itself. */
-static void use_all(struct sockaddr_un *at, char *mem, int event)
+static void use_all(struct sockaddr_un *at, char *mem, WSAOVERLAPPED *ov)
 {
-	WSAOVERLAPPED ov = { .hEvent = (HANDLE)(intptr_t)event };
 	int at_len = (int)offsetof(struct sockaddr_un, sun_path) + 12;
 	struct descriptor d = { .length = sizeof(d.bytes) };
 	struct end a = { 0, mem, NULL }, b = { 0, mem, NULL };
@@ -1524,8 +1545,8 @@ static void use_all(struct sockaddr_un *at, char *mem, int event)
 	TRIES(WSPRegisterRdmaMemory(a.s, mem, LEN, MEM_READWRITE, d.bytes, &d.length, &err) == 0);
 	if (!a.handle || !b.handle)
 		return;
-	TRIES(recv_later(&b, 0, 64, &ov, &err) == 0);
-	if (ov.Internal == WS_STATUS_PENDING)
+	TRIES(recv_later(&b, 0, 64, ov, &err) == 0);
+	if (ov->Internal == WS_STATUS_PENDING)
 		TRIES(send_now(&a, 0, 64, &err) == 0);
 }
 
@@ -1539,13 +1560,14 @@ static void nth_failure_fault13(void **state)
 	snprintf(at.sun_path + 1, sizeof(at.sun_path) - 1, "hf-%08x", (unsigned)getpid());
 	before = count_descriptors();
 	do {
+		WSAOVERLAPPED ov = { .hEvent = (HANDLE)(intptr_t)event }; /* pending up to the cleanup, maybe */
 		int rc;
 
 		atomic_store(&fail_in, ++n);
 		rc = startup();
 		assert_true(rc == 0 || rc == WSASYSNOTREADY || rc == WSAEPROCLIM);
 		if (!rc) {
-			use_all(&at, mem, event);
+			use_all(&at, mem, &ov);
 			WORKS(WSPCleanup(&err));
 		}
 		left = atomic_exchange(&fail_in, 0);
@@ -1580,7 +1602,8 @@ int main(void)
 		WITH_RIG(local_memory_is_not_reachable_R14), WITH_RIG(revoked_at_once_R11_R16_R28_R29_fault1),
 		WITH_RIG(exposed_again_R30), WITH_RIG(exactly_what_was_given_R17_fault3), WITH_RIG(segments_R12),
 		cmocka_unit_test(too_large_R13), WITH_RIG(close_R27_R44_R45),
-		WITH_RIG(close_under_a_waiting_thread_R45), WITH_RIG(overlapped_R47), WITH_RIG(bad_transfers),
+		WITH_RIG(close_under_a_waiting_thread_R45), WITH_RIG(overlapped_R47), WITH_RIG(by_event_alone_R47),
+		WITH_RIG(bad_transfers),
 		WITH_RIG(message_before_receive_R48), WITH_RIG(threads_wait_for_each_other_R47),
 		cmocka_unit_test(callback_nothing_there_R32), cmocka_unit_test(callback_every_nic_R25_R26_R33_fault5),
 		WITH_RIG(callback_nic_refuses_R32_fault7), WITH_RIG(callback_under_a_transfer_R31_R32_fault6),
