@@ -34,7 +34,7 @@
 
 enum {
 	OP_BATCH = PERF_POOL_MAX, /* transfers */
-	OP_BATCH_BYTES = 16 << 20,
+	OP_BATCH_BYTES = 8 << 20,
 	OP_LARGEST = 1 << 30, /* bytes of one transfer */
 	OP_ADDRESS = 128,
 	OP_TOKEN = 16,
