@@ -586,7 +586,7 @@ static void step_hold(struct walk *w)
 	do
 		err = hf_secure(w->sw, w->data, WALK_SIZE, HF_READWRITE | HF_NOTIFY, on_change, &w->told,
 				&w->secured);
-	while ((err == -EAGAIN || err == -EOPNOTSUPP) && in_short_time(start));
+	while (err == -EAGAIN && in_short_time(start));
 	did(w, err, "hf_secure()");
 	did(w, hf_get(w->provider, w->data, WALK_SIZE, HF_READWRITE, &w->held), "hf_get()");
 	if (*w->wrong)
