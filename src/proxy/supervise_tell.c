@@ -172,7 +172,9 @@ void *supervise_teller(void *supervisor)
 		telling = tell_all(v);
 	/* Blind from here on: all words stay odd, nothing is a hit. The thread stays: the supervisor knows us by it. */
 	atomic_store(&v->blind, true);
+	atomic_fetch_add(&v->turn, 1);
 	begin_all(v);
+	atomic_fetch_add(&v->turn, 1);
 	atomic_store(&v->shared->gave_up, 1);
 	for (;;)
 		os_wait(&v->go, 1);
