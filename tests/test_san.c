@@ -661,7 +661,7 @@ static void test_bad_among_good(void **state)
 /* As large as the limit of locked memory allows. */
 static size_t big_size(struct pair *t)
 {
-	size_t len = CHECK_TSAN ? 4 * MIB : BIG;
+	size_t len = CHECK_TSAN ? 4 * MIB : CHECK_ASAN ? 16 * MIB : BIG;
 
 	for (; len > 2 * MIB; len /= 2) {
 		char *p = check_map(len);
