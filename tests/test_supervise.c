@@ -1127,10 +1127,16 @@ static int probe_leaves_nothing(void *arg)
 	return 0;
 }
 
+struct start {
+	int n; /* the step that fails */
+	uint32_t worker, guardian;
+};
+
 /* Every step of the start that can fail, one after the other: a clear error, nothing left; then it works. */
 static int start_fails_at(void *arg)
 {
-	int n = *(int *)arg;
+	struct start *t = arg;
+	int n = t->n;
 	unsigned before = count_fds();
 	struct hf_switch *sw = NULL;
 	bool hit;
@@ -1145,6 +1151,9 @@ static int start_fails_at(void *arg)
 	if (!sw)
 		sw = open_one();
 	CHILD_CHECK(sw && deny(sw, map(), 1, HF_READWRITE));
+	UNTIL(supervise_shared()->guardian);
+	t->worker = supervise_shared()->worker;
+	t->guardian = supervise_shared()->guardian;
 	return hit ? 0 : 99;
 }
 
@@ -1297,12 +1306,22 @@ static void t_privileges(void **state)
 
 static void t_start_fails(void **state)
 {
-	int n = 1, rc;
+	struct start *t = mmap(NULL, page, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint64_t began;
+	int rc;
 
-	while ((rc = check_child(start_fails_at, &n)) == 0)
-		n += CHECK_TSAN ? 5 : 1; /* a process of ThreadSanitizer's takes a second to end */
+	t->n = 1;
+	while ((rc = check_child(start_fails_at, t)) == 0) {
+		t->n += CHECK_TSAN ? 5 : 1; /* a process of ThreadSanitizer's takes a second to end */
+		/* It ends with who started it, whichever of the two it is. */
+		began = check_now_ms();
+		while (!(is_gone(t->worker) && is_gone(t->guardian)) && check_now_ms() - began < 60000)
+			usleep(500);
+		assert_true(is_gone(t->worker) && is_gone(t->guardian));
+	}
 	assert_int_equal(rc, 99);
-	assert_true(n > 12);
+	assert_true(t->n > 12);
+	munmap(t, page);
 }
 
 /* What a call counts as, down to the page. */

@@ -10,6 +10,7 @@
  *   waits for `aside` by number;
  *   wait(-1) doesn't see it                                           an orphan: of init, or a subreaper
  *   waits for a byte <..............................................  a byte
+ *   (and once more: a spare one)
  *   seccomp(): calls wait now
  *   the listener ...................................................> receives it; forks: guardian, worker
  *   waits for a byte <..............................................  a byte
@@ -311,29 +312,26 @@ static void close_passed(struct aside *a)
 }
 
 /*
- * The calls wait from the load on. Nobody else can serve them, so a supervisor that was killed in this very moment is
- * replaced; only raw calls that don't wait themselves are made until one serves.
+ * The calls wait from the load on, and nobody else can serve them. A supervisor that was killed in this very moment can't be
+ * replaced by a new one, which would have the filter itself, and so never see the last process with it end. So
+ * there is a spare one from before.
  */
-static int hand_over(struct aside *a, int listener, int *socket_)
+static int hand_over(int listener, const int sockets[2], int *chosen)
 {
 	int rc = -EPIPE;
 
-	for (int i = 0; i < 8 && rc; i++) {
-		rc = *socket_ < 0 ? launch(a, socket_) : 0;
-		if (!rc)
-			rc = FAULT("hand over") ? -EPIPE : send_descriptor(*socket_, listener);
-		if (!rc)
-			rc = await(*socket_);
-		if (rc && *socket_ >= 0) {
-			close(*socket_);
-			*socket_ = -1;
-		}
+	for (int i = 0; i < 2 && rc; i++) {
+		if (sockets[i] >= 0)
+			rc = FAULT("hand over") ? -EPIPE : send_descriptor(sockets[i], listener);
+		if (sockets[i] >= 0 && !rc)
+			rc = await(sockets[i]);
+		*chosen = rc ? -1 : sockets[i];
 	}
-	return rc ? hf_set_error(-EIO, "the supervisor was killed again and again while it started: the system calls "
-				 "that it was to watch answer ENOSYS from now on") : 0;
+	return rc ? hf_set_error(-EIO, "the supervisor was killed twice while it started: the system calls that it was "
+				 "to watch answer ENOSYS from now on") : 0;
 }
 
-static int install(struct aside *a, struct sup_shared *s, int *socket_)
+static int install(struct aside *a, struct sup_shared *s, const int sockets[2], int *chosen)
 {
 	int listener = FAULT("seccomp") ? -ENOSYS : load_filter(&a->filter);
 	int rc;
@@ -341,20 +339,27 @@ static int install(struct aside *a, struct sup_shared *s, int *socket_)
 	if (listener < 0)
 		return explain_filter(listener);
 	atomic_store(&s->highest_break, (uint64_t)syscall(SYS_brk, 0));
-	rc = hand_over(a, listener, socket_);
+	rc = hand_over(listener, sockets, chosen);
 	close(listener);
 	return rc;
 }
 
-static int start_with(struct aside *a, struct sup_shared *s, int *socket_)
+/* A supervisor whose socket is closed before it was given the listener ends. */
+static int start_with(struct aside *a, struct sup_shared *s, int *chosen)
 {
+	int sockets[2] = { -1, -1 };
 	int rc = make_program(&a->program);
 
 	if (rc)
 		return rc;
-	rc = launch(a, socket_);
-	if (!rc && (rc = install(a, s, socket_)) && *socket_ >= 0)
-		close(*socket_);
+	rc = launch(a, &sockets[0]);
+	if (!rc)
+		rc = launch(a, &sockets[1]);
+	if (!rc)
+		rc = install(a, s, sockets, chosen);
+	for (int i = 0; i < 2; i++)
+		if (sockets[i] >= 0 && sockets[i] != *chosen)
+			close(sockets[i]);
 	close(a->program);
 	return rc;
 }
