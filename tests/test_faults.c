@@ -341,6 +341,40 @@ static void add_name(struct names *s, const char *name)
 
 static bool can_open(const char *proxy, const char *nic);
 
+/* Each step fails in turn, in a child of its own. How many steps there were, and in how many runs a call failed. */
+static unsigned sweep_once(const char *proxy, const char *nic, const struct left *clean, struct names *seen)
+{
+	unsigned failing_runs = 0;
+
+	for (nth = 1; nth < MAX_STEPS; nth++) {
+		run_child(run_nth, "step");
+		if (!*report->step)
+			break;
+		add_name(seen, report->step);
+		failing_runs += report->failed > 0;
+		if (memcmp(&report->left, clean, sizeof(*clean)))
+			fail_msg("%s/%s: after \"%s\" (%ld) failed: %lu descriptors, %lu threads, %lu pages in %lu "
+				 "mappings; without: %lu, %lu, %lu in %lu", proxy, nic, report->step, (long)nth,
+				 report->left.fds, report->left.threads, report->left.pages, report->left.mappings,
+				 clean->fds, clean->threads, clean->pages, clean->mappings);
+	}
+	assert_true(nth < MAX_STEPS);
+	assert_true(failing_runs > nth / 4); /* else the errors would be swallowed */
+	return failing_runs;
+}
+
+/* The first of them that was not seen, or NULL. */
+static const char *missing(const struct names *seen, const char *const *expected)
+{
+	while (*expected && has_name(seen, *expected))
+		expected++;
+	return *expected;
+}
+
+/*
+ * On a loaded machine a run may take a step more or less than the one before (memory that is just changing is asked about
+ * again), so that counting leaps over one: then it is counted once more.
+ */
 static void sweep(const char *proxy, const char *nic, const char *const *expected)
 {
 	struct names seen = { .n = 0 };
@@ -356,23 +390,10 @@ static void sweep(const char *proxy, const char *nic, const char *const *expecte
 	assert_int_equal(report->failed, 0);
 	assert_string_equal(report->step, "");
 	clean = report->left;
-	for (nth = 1; nth < MAX_STEPS; nth++) {
-		run_child(run_nth, "step");
-		if (!*report->step)
-			break;
-		add_name(&seen, report->step);
-		failing_runs += report->failed > 0;
-		if (memcmp(&report->left, &clean, sizeof(clean)))
-			fail_msg("%s/%s: after \"%s\" (%ld) failed: %lu descriptors, %lu threads, %lu pages in %lu "
-				 "mappings; without: %lu, %lu, %lu in %lu", proxy, nic, report->step, (long)nth,
-				 report->left.fds, report->left.threads, report->left.pages, report->left.mappings,
-				 clean.fds, clean.threads, clean.pages, clean.mappings);
-	}
-	assert_true(nth < MAX_STEPS);
-	for (; *expected; expected++)
-		if (!has_name(&seen, *expected))
-			fail_msg("%s/%s: the step \"%s\" was never reached", proxy, nic, *expected);
-	assert_true(failing_runs > nth / 4); /* else the errors would be swallowed */
+	for (int i = 0; i < 5 && (!i || missing(&seen, expected)); i++)
+		failing_runs = sweep_once(proxy, nic, &clean, &seen);
+	if (missing(&seen, expected))
+		fail_msg("%s/%s: the step \"%s\" was never reached", proxy, nic, missing(&seen, expected));
 	print_message("%s/%s: %ld steps of %u kinds, %u of them an error\n", proxy, nic, (long)nth - 1, seen.n,
 		      failing_runs);
 }

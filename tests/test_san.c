@@ -722,6 +722,7 @@ static size_t up_to(const volatile char *p, size_t len, char c)
 	return lo;
 }
 
+/* R28: when the deregistration has returned, no byte of the memory changes any more. */
 static void test_revoke_while_writing(void **state)
 {
 	struct hf_completion c;
