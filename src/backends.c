@@ -9,8 +9,8 @@
 #include "proxy/proxy.h"
 
 /* `supervise` can do more than uffd, but leaves a filter in the process: it must be asked for. */
-static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_uffd, &hf_proxy_supervise, &hf_proxy_manual,
-						      &hf_proxy_none };
+static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_kmod, &hf_proxy_uffd, &hf_proxy_supervise,
+						      &hf_proxy_manual, &hf_proxy_none };
 static const struct hf_nic_ops *const nics[] = { &hf_nic_uring, &hf_nic_sim };
 
 const struct hf_proxy_ops *backends_proxy(unsigned i)

@@ -92,7 +92,7 @@ void cache_turn_gate(struct hf_cache *c)
 	static _Atomic uint64_t last = GATE_CLOSED;
 	uint64_t gate = atomic_fetch_add(&last, 1) + 1;
 
-	if (!switch_must_be_asked(c->sw))
+	if (!switch_must_be_asked(c->sw) || c->moves)
 		atomic_store_explicit(&c->checked_gate, gate, memory_order_release);
 	atomic_store_explicit(&c->gate, gate, memory_order_release);
 }
@@ -109,6 +109,8 @@ int cache_open(struct hf_cache *c, struct hf_switch *sw, const struct hf_nic_ops
 	c->ops = ops;
 	c->nic = nic;
 	c->sw = sw;
+	if (sw->ops.clocks)
+		sw->ops.clocks(sw->proxy, (const uint64_t **)&c->moves, (const uint64_t **)&c->told);
 	c->options = *options;
 	c->page = os_page_size();
 	c->fenced = atomic_load(&hold_mode) == HOLD_FENCED;

@@ -131,6 +131,17 @@ static __attribute__((noinline)) int get_after_turn(struct hf_provider *p, const
 	return get_slowly(p, addr, len, access, out, quiet);
 }
 
+/*
+ * No change is in flight, for a proxy that says so by two numbers (proxy/kmod.c). Before the gate is looked at for the
+ * last time: what was told has turned it before `told` says so. Not in a forked child, where the memory is not
+ * there; nor is anything remembered there, so the gate is no match.
+ */
+static inline bool clocks_agree(const struct hf_cache *c)
+{
+	return !c->moves || atomic_load_explicit(c->told, memory_order_acquire) ==
+			    atomic_load_explicit(c->moves, memory_order_acquire);
+}
+
 /* The whole of a hit, as long as the gate doesn't turn. */
 static inline __attribute__((always_inline)) int get(struct hf_provider *p, const void *addr, size_t len,
 						     unsigned access, struct hf_region *out, unsigned quiet)
@@ -144,7 +155,7 @@ static inline __attribute__((always_inline)) int get(struct hf_provider *p, cons
 	gate = quiet ? &p->cache.gate : &p->cache.checked_gate;
 	/* Once before, so that it is this cache's; once behind the hold, so that the hold stands. */
 	if (unlikely(seen != atomic_load_explicit(gate, memory_order_relaxed) ||
-		     !covers(r, (uintptr_t)addr, len, access)))
+		     !covers(r, (uintptr_t)addr, len, access) || (!quiet && !clocks_agree(&p->cache))))
 		return get_slowly(p, addr, len, access, out, quiet);
 	add_get(r, 1);
 	atomic_signal_fence(memory_order_seq_cst); /* the light half of the fence: hold.h */

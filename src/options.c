@@ -115,7 +115,7 @@ static const struct option_row {
 	const char *help;
 } table[] = {
 	{ "proxy", "auto", OPTION_SWITCH, parse_proxy,
-	  "what watches the memory: uffd, supervise, manual, none, or auto for the strongest there is; supervise can "
+	  "what watches the memory: kmod, uffd, supervise, manual, none, or auto for the strongest there is; supervise can "
 	  "refuse changes (HF_DENY), but leaves a seccomp filter in the process for good, so auto never takes it" },
 	{ "mode", "exact", OPTION_SWITCH, parse_mode,
 	  "exact: never a stale hit; fast: save uffd's system call per hit and risk one when another "

@@ -317,7 +317,7 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 	memset(&sw->ops, 0, sizeof(sw->ops));
 	memcpy(&sw->ops, ops, ops->size < sizeof(sw->ops) ? ops->size : sizeof(sw->ops));
 	sw->parts = sw->ops.caps & HF_CAP_PARTS ? PARTS_ALL : 1;
-	if (sw->options.fast)
+	if (sw->options.fast && !sw->ops.clocks) /* where it costs next to nothing it stays */
 		sw->ops.check = NULL;
 	if (sw->options.fast || sw->parts == 1)
 		sw->ops.check_parts = NULL;

@@ -43,7 +43,7 @@ static const struct tool_option options[] = {
 	{"depth", "N", "with --op: operations in flight, 1 to 64", TOOL_U64, &config.depth},
 	{"count", "N", "with --op revoke: how many forged descriptors to try", TOOL_U64, &config.count},
 	{"nic", "NAME", "the NIC to register with", TOOL_STRING, &config.nic},
-	{"proxy", "NAME", "who watches the memory: auto, uffd, supervise or manual", TOOL_STRING, &config.proxy},
+	{"proxy", "NAME", "who watches the memory: auto, kmod, uffd, supervise or manual", TOOL_STRING, &config.proxy},
 	{"mode", "MODE",
 	 "exact, or fast: spares uffd one system call per hit, at the risk that the man page names",
 	 TOOL_STRING, &config.mode},

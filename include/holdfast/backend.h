@@ -159,6 +159,13 @@ struct hf_proxy_ops {
 	 * back. 0, or -errno with the sentence. `auto` never takes a proxy that has it: it must be asked for by name.
 	 */
 	int (*probe)(void);
+
+	/*
+	 * optional, with check(): two numbers in memory that stays until the close, by which check() is done without
+	 * a call. *moves grows before a change of what is secured takes effect. *told follows, by a store with release,
+	 * when all changes that it counts were told and hf_changes_end() has said 0. Equal: check() would say 0.
+	 */
+	void (*clocks)(void *proxy, const uint64_t **moves, const uint64_t **told);
 };
 
 /*

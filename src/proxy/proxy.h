@@ -4,6 +4,7 @@
 
 #include <holdfast/backend.h>
 
+extern const struct hf_proxy_ops hf_proxy_kmod;
 extern const struct hf_proxy_ops hf_proxy_uffd;
 extern const struct hf_proxy_ops hf_proxy_supervise;
 extern const struct hf_proxy_ops hf_proxy_manual;
