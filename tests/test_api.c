@@ -1111,10 +1111,12 @@ static void environment_wins(void **state)
 static void auto_never_trusts_the_program(void **state)
 {
 	struct hf_switch *sw = check_switch(NULL);
-	struct hf_switch *uffd = NULL;
-	const char *want = hf_switch_open("proxy=uffd", &uffd) ? "none" : "uffd";
+	struct hf_switch *kmod = NULL, *uffd = NULL;
+	const char *want = !hf_switch_open("proxy=kmod", &kmod) ? "kmod" :
+			   !hf_switch_open("proxy=uffd", &uffd) ? "uffd" : "none";
 
 	assert_string_equal(hf_switch_proxy(sw), want);
+	check_ok(hf_switch_close(kmod));
 	check_ok(hf_switch_close(uffd));
 	check_ok(hf_switch_close(sw));
 	sw = check_switch("proxy=auto,mode=fast");
@@ -1148,7 +1150,7 @@ static void no_proxy_no_cache(void **state)
 
 static void probes(void **state)
 {
-	static const char *const proxies[] = { "uffd", "supervise", "manual", "none" },
+	static const char *const proxies[] = { "kmod", "uffd", "supervise", "manual", "none" },
 				 *const nics[] = { "uring", "sim" };
 	struct hf_probe probe;
 	unsigned n;
@@ -1159,9 +1161,9 @@ static void probes(void **state)
 		if (probe.available)
 			assert_int_equal(probe.caps, 0);
 		else
-			assert_int_equal(!!(probe.caps & HF_CAP_WATCH), n <= 1);
+			assert_int_equal(!!(probe.caps & HF_CAP_WATCH), n <= 2);
 	}
-	assert_int_equal(n, 4);
+	assert_int_equal(n, 5);
 	assert_int_equal(hf_proxy_probe(n, &probe), -ENOENT);
 	assert_int_equal(hf_proxy_probe(UINT32_MAX, &probe), -ENOENT);
 	assert_int_equal(hf_proxy_probe(0, NULL), -EINVAL);

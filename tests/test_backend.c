@@ -808,6 +808,96 @@ static void told_by_parts(void **state)
 	close_own(sw, p);
 }
 
+/* ------------------------------------------------------------------ ... and by two numbers */
+
+static _Atomic uint64_t moves_now, told_now;
+
+static void own_clocks(void *proxy, const uint64_t **moves, const uint64_t **told)
+{
+	*moves = (const uint64_t *)&moves_now;
+	*told = (const uint64_t *)&told_now;
+}
+
+static int clocks_check(void *proxy)
+{
+	atomic_fetch_add(&own.checks, 1);
+	return moves_now == told_now ? 0 : -EAGAIN;
+}
+
+static struct hf_switch *open_clocks(const char *options)
+{
+	struct hf_proxy_ops ops = own_ops;
+
+	ops.check = clocks_check;
+	ops.clocks = own_clocks;
+	moves_now = told_now = 0;
+	return open_own(&ops, options);
+}
+
+static unsigned touch_unchecked(struct hf_provider *p, unsigned n)
+{
+	struct hf_region r;
+	unsigned flags;
+
+	check_ok(hf_get_unchecked(p, at(n), page, HF_READ, &r));
+	flags = r.flags;
+	check_ok(hf_put(p, &r));
+	return flags;
+}
+
+/* R25, I1: no hit while they differ; and as long as they are equal and nothing was told, nobody has to be asked. */
+static void told_by_numbers(void **state)
+{
+	static const char *const options[] = { NULL, "mode=fast" };
+	unsigned hit = HF_REGION_HIT | HF_REGION_CACHED;
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct hf_switch *sw = open_clocks(options[i]);
+		struct hf_provider *p = check_sim(sw, NULL, NULL);
+		unsigned asked;
+
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), HF_REGION_CACHED);
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), hit);
+		asked = own.checks;
+		for (unsigned k = 0; k < 10; k++)
+			assert_int_equal(check_touch(p, at(0), page, HF_READ), hit);
+		assert_int_equal(own.checks, asked);
+		moves_now = 1; /* something changes: it isn't told yet */
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), 0);
+		assert_true(own.checks > asked);
+		told_now = 1; /* it was something else */
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), hit);
+		moves_now = 2;
+		tell(0, 1);
+		/* Gone; a new one may be made, it is a hit when all is told. */
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), HF_REGION_CACHED);
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), 0);
+		told_now = 2;
+		assert_int_equal(check_touch(p, at(0), page, HF_READ), hit);
+		close_own(sw, p);
+	}
+}
+
+/* What an unchecked get has found while they differ is no hit of a checked one. */
+static void numbers_and_unchecked(void **state)
+{
+	unsigned hit = HF_REGION_HIT | HF_REGION_CACHED;
+	struct hf_switch *sw = open_clocks(NULL);
+	struct hf_provider *p = check_sim(sw, NULL, NULL);
+
+	assert_int_equal(check_touch(p, at(0), page, HF_READ), HF_REGION_CACHED);
+	moves_now = 1;
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(touch_unchecked(p, 0), hit);
+	assert_int_equal(check_touch(p, at(0), page, HF_READ), 0);
+	assert_int_equal(touch_unchecked(p, 0), hit);
+	tell(0, 1);
+	told_now = 1;
+	assert_int_equal(check_touch(p, at(0), page, HF_READ), HF_REGION_CACHED);
+	assert_int_equal(check_touch(p, at(0), page, HF_READ), hit);
+	close_own(sw, p);
+}
+
 /* A table that knows of no parts has one. */
 static void no_parts(void **state)
 {
@@ -1016,7 +1106,8 @@ int main(void)
 		cmocka_unit_test(sixty_four_providers), cmocka_unit_test(told_by_its_own_thread),
 		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(proxy_over_manual),
 		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(earlier_proxy_over_uffd),
-		cmocka_unit_test(told_by_parts), cmocka_unit_test(no_parts),
+		cmocka_unit_test(told_by_parts), cmocka_unit_test(no_parts), cmocka_unit_test(told_by_numbers),
+		cmocka_unit_test(numbers_and_unchecked),
 		cmocka_unit_test(find_by_name), cmocka_unit_test(set_error),
 		cmocka_unit_test(range_check), cmocka_unit_test(close_on_fork),
 	};

@@ -79,6 +79,9 @@ struct ground {
 
 #define CHANGE_UNREFUSED 32u /* not by a call of this process on this range: nobody can refuse it (R42) */
 
+/* by madvise: the pages go, the mapping stays. A proxy that seals mappings (kmod) doesn't refuse it. */
+#define CHANGE_EMPTIES 64u
+
 #define CHANGE_WRONG 1 /* answered by apply: not "can't run" but a fault of the library; see why */
 
 struct change {

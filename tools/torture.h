@@ -65,6 +65,8 @@ void judge_change(struct judge *j, const struct change *c, struct outcome *o);
 void judge_denied(struct judge *j, const struct change *c, struct outcome *o);
 /* Can the proxy refuse changes? Else false, with the reason. */
 bool judge_can_deny(const struct judge *j, char *why, size_t size);
+/* It seals mappings: what empties them (madvise) is not refused, and the error is another one. */
+bool judge_seals(const struct judge *j);
 /* Everything idle leaves the NIC. False: something stays pinned or held although nobody holds it. */
 bool judge_drained(struct hf_provider *p, char *why, size_t size);
 

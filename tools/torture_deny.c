@@ -43,6 +43,11 @@ bool judge_can_deny(const struct judge *j, char *why, size_t size)
 	return !err;
 }
 
+bool judge_seals(const struct judge *j)
+{
+	return !strcmp(hf_switch_proxy(j->sw), "kmod");
+}
+
 /* ------------------------------------------------------------------ one change of the table */
 
 static bool bytes_stayed(const struct ground *g, uint64_t stamp)
@@ -89,6 +94,8 @@ static void try_denied(struct judge *j, const struct change *c, struct ground *g
 		o->n.refused++;
 	} else if (c->flags & CHANGE_UNREFUSED) {
 		say(o, VERDICT_BLIND, "by way of the file, of another process or of an io_uring: it can't be refused (R42)");
+	} else if ((c->flags & CHANGE_EMPTIES) && judge_seals(j)) {
+		say(o, VERDICT_BLIND, "a seal doesn't refuse a madvise that empties writable memory");
 	} else {
 		say(o, VERDICT_FAILED, "changed although it was secured");
 		o->n.broken++;
@@ -168,10 +175,18 @@ static const struct attack attacks[] = {
 	{ EBUSY, attack_free },  { EACCES, attack_read_only }, { EBUSY, attack_raw },
 };
 
+/* Those that a seal refuses. */
+static const struct attack seal_attacks[] = {
+	{ EPERM, attack_unmap }, { EPERM, attack_map }, { EPERM, attack_move }, { EPERM, attack_read_only },
+	{ EPERM, attack_raw },
+};
+
 static const struct attack *choose(struct worker *w)
 {
 	bool control = !strcmp(w->a->j->proxy, "unsafe");
 
+	if (judge_seals(w->a->j))
+		return &seal_attacks[race_below(w, sizeof(seal_attacks) / sizeof(seal_attacks[0]))];
 	return &attacks[control ? 0 : race_below(w, sizeof(attacks) / sizeof(attacks[0]))];
 }
 

@@ -949,6 +949,11 @@ bool race_run(const struct race *r, struct judge *j, unsigned threads, uint64_t 
 		free_arena(a);
 		return true;
 	}
+	if (r->work == work_deny_late && judge_seals(j)) {
+		snprintf(o->why, sizeof(o->why), "a seal doesn't refuse a madvise that empties writable memory");
+		free_arena(a);
+		return true;
+	}
 	if (r->options && hf_provider_open(j->sw, "uring", r->options, &a->provider)) {
 		snprintf(o->why, sizeof(o->why), "%s", hf_error());
 		a->provider = j->provider;
