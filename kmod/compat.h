@@ -19,7 +19,9 @@ static inline void vm_flags_clear(struct vm_area_struct *vma, vm_flags_t flags)
 }
 #endif
 
-/* 6.10, 64 bit: mseal(2). Where there is none no mapping has the flag, and nothing can be denied. */
+/*
+ * 6.10, 64 bit: mseal(2). Where there is none no mapping has the flag, and nothing can be denied.
+ */
 #ifdef VM_SEALED
 #define HF_HAS_SEAL 1
 #define HF_SEALED VM_SEALED

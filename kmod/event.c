@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Events. A range is in the queue once, with all that changed of it and was not read: so the queue takes no memory
- * of its own, and can't overflow. `lost` is for a read into memory that can't be written.
+ * Events. A range is in the queue once, with all that changed of it and was not read: so the queue
+ * takes no memory of its own, and can't overflow. `lost` is for a read into memory that can't be
+ * written.
  */
 #include <linux/fs.h>
 #include <linux/sched.h>

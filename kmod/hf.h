@@ -21,14 +21,15 @@
  *   hf_file.lock (mutex)      ranges, the pages of words
  *     mm's mmap_lock          for write: hf_owner.denied, the seals
  *       hf_owner.lock (spin)  hf_owner.files
- *       hf_file.spin (spin)   words, queue, changes; taken by the notifier under any lock of the mm's
+ *       hf_file.spin (spin)   words, queue, changes; the notifier's, under any lock of the mm's
  *
  *   hf_users_lock (mutex)     the list of users; nothing is taken under it
  *
- * The notifier is called with mmap_lock, i_mmap or anon_vma locks held, and by the OOM killer's reaper, which
- * may not wait for memory: it takes hf_file.spin only and allocates nothing. The fault handler of the words runs under
- * mmap_lock and takes no lock. mmu_interval_read_begin() and mmu_interval_notifier_remove() wait for changes
- * that are under way, which wait for none of these locks.
+ * The notifier is called with mmap_lock, i_mmap or anon_vma locks held, and by the OOM killer's
+ * reaper, which may not wait for memory: it takes hf_file.spin only and allocates nothing. The
+ * fault handler of the words runs under mmap_lock and takes no lock. mmu_interval_read_begin() and
+ * mmu_interval_notifier_remove() wait for changes that are under way, which wait for none of these
+ * locks.
  */
 #ifndef HF_H
 #define HF_H
@@ -83,20 +84,20 @@ struct hf_file {
 	struct work_struct end;       /* releases all, after the owner's end */
 	struct hf_user *user;
 
-	struct mutex lock;
+	struct mutex lock;            /* what says so; never taken by the notifier */
 	struct xarray ranges;         /* by slot; lock */
-	u64 *words[HF_WORD_PAGES];    /* made under lock, read without; they stay until the release */
+	u64 *words[HF_WORD_PAGES];    /* made under lock, read without; there until the release */
 	struct holdfast_head *head;   /* a page */
 
-	spinlock_t spin;
+	spinlock_t spin;              /* the words, ranges' events, and what follows */
 	struct list_head queue;       /* ranges with events that were not read */
 	bool lost;                    /* events were lost */
 	wait_queue_head_t wait;
 };
 
 /*
- * A secured range. Its word is odd until it is armed, even from then to the first change, then odd for good, and it
- * never gets a value again that it had before.
+ * A secured range. Its word is odd until it is armed, even from then to the first change, then odd
+ * for good, and it never gets a value again that it had before.
  */
 struct hf_range {
 	struct mmu_interval_notifier mni; /* with HOLDFAST_NOTIFY */
@@ -150,8 +151,15 @@ void hf_undeny(struct hf_range *r);
 void hf_deny_free(struct hf_deny *d);
 
 /*
- * The nth thing from now that can fail fails: only in a module that was made for tests (make FAULTS=1).
+ * Only in modules that were made for tests. DROPS: the notifier says nothing. FAULTS: the nth thing
+ * from now that can fail does.
  */
+#ifdef HOLDFAST_DROPS
+#define HF_DROPS true
+#else
+#define HF_DROPS false
+#endif
+
 #ifdef HOLDFAST_FAULTS
 extern atomic_t hf_fail_nth;
 static inline bool hf_fails(void)

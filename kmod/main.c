@@ -171,7 +171,10 @@ static int hf_release(struct inode *inode, struct file *file)
 {
 	struct hf_file *f = file->private_data;
 
-	/* 1. all ranges, 2. the owner, who knows the file no more, 3. the work that the owner's end has queued */
+	/*
+	 * 1. all ranges, 2. the owner, who knows the file no more, 3. the work that the owner's
+	 * end has queued
+	 */
 	hf_release_all(f);
 	hf_owner_leave(f);
 	cancel_work_sync(&f->end);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The words, as user space reads them without a system call. Page 0 is the head, then come the pages of words. */
+/*
+ * The words, as user space reads them without a system call. Page 0 is the head, then come the
+ * pages of words.
+ */
 #include "hf.h"
 
 u64 *hf_word(const struct hf_file *f, u32 slot)
@@ -34,6 +37,7 @@ static vm_fault_t hf_fault(struct vm_fault *vmf)
 	if (vmf->pgoff > HF_WORD_PAGES)
 		return VM_FAULT_SIGBUS;
 	if (vmf->pgoff)
+		/* With hf_word_make(): filled before it is there. */
 		page = smp_load_acquire(&f->words[vmf->pgoff - 1]);
 	if (!page)
 		return VM_FAULT_SIGBUS;
@@ -52,7 +56,7 @@ int hf_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (!hf_is_owner(f) || (vma->vm_flags & (VM_WRITE | VM_EXEC)))
 		return -EPERM;
-	if (!(vma->vm_flags & VM_SHARED) || vma->vm_pgoff > HF_WORD_PAGES ||
+	if (!(vma->vm_flags & VM_MAYSHARE) || vma->vm_pgoff > HF_WORD_PAGES ||
 	    vma_pages(vma) > HF_WORD_PAGES + 1 - vma->vm_pgoff)
 		return -EINVAL;
 	/* No child keeps the file alive by it. */

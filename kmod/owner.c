@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The address space that a file belongs to. Its end (exit, SIGKILL, exec) is told by a notifier, whoever else still
- * has the descriptor:
+ * The address space that a file belongs to. Its end (exit, SIGKILL, exec) is told by a notifier,
+ * whoever else still has the descriptor:
  *
  *   the last user of the mm              the work                    release of the file
  *   ------------------------------       ----------------------      -----------------------------
@@ -13,8 +13,8 @@
  *                                                                    releases all, leaves: nothing
  *                                                                    there; waits for the work
  *
- * A file leaves owner->files before it is freed, so the first column never meets a freed one; and whoever takes
- * file->owner, under file->lock, is the only one to leave.
+ * A file leaves owner->files before it is freed, so the first column never meets a freed one; and
+ * whoever takes file->owner, under file->lock, is the only one to leave.
  */
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -60,7 +60,10 @@ static struct mmu_notifier *hf_owner_alloc(struct mm_struct *mm)
 	return &o->mn;
 }
 
-/* No file is left. What is still sealed belongs to an mm that has ended, or has grown together with an mseal. */
+/*
+ * No file is left. What is still sealed belongs to an mm that has ended, or has grown together
+ * with an mseal.
+ */
 static void hf_owner_free(struct mmu_notifier *mn)
 {
 	struct hf_owner *o = container_of(mn, struct hf_owner, mn);

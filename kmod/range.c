@@ -2,12 +2,13 @@
 /*
  * Secured ranges: their words, and the notifier that turns them.
  *
- * What is promised: a user who reads the value that secure() gave, from the range's word, may use what was pinned after
- * secure() returned: nothing has changed since. There are two dangers. A change that comes later: the word
- * turns in the notifier, which the kernel calls before it touches the page tables, so before the call that changes
- * them returns. It is turned at once, whoever makes the change (in another process, when it punches a hole into a
- * file), and nothing is filtered: whether an event leaves pinned pages as they are depends on how the user
- * pins, and that can't be known here.
+ * What is promised: a user who reads the value that secure() gave, from the range's word, may use
+ * what was pinned after secure() returned: nothing has changed since. There are two dangers. A
+ * change that comes later: the word turns in the notifier, which the kernel calls before it
+ * touches the page tables, so before the call that changes them returns. It is turned at once,
+ * whoever makes the change (in another process, when it punches a hole into a file), and nothing
+ * is filtered: whether an event leaves pinned pages as they are depends on how the user pins, and
+ * that can't be known here.
  *
  *   A: munmap                         B: a thread of the same process
  *   ----------------------------      ---------------------------------------
@@ -18,10 +19,11 @@
  *
  * B may use what it pinned if it reads the word before it turns; then it was before the change.
  *
- * The other danger is a change that is under way while the range is secured. Its notifiers have been called, ours was not
- * among them; its page tables are still to change. A user who pinned now would have the old pages, and nobody would
- * tell. mmu_interval_notifier_insert() puts what comes during a change aside, as "to be counted as changing", and
- * mmu_interval_read_begin() waits for the end. So does it for a change that begins after the insertion:
+ * The other danger is a change that is under way while the range is secured. Its notifiers have
+ * been called, ours was not among them; its page tables are still to change. A user who pinned now
+ * would have the old pages, and nobody would tell. mmu_interval_notifier_insert() puts what comes
+ * during a change aside, as "to be counted as changing", and mmu_interval_read_begin() waits for
+ * the end. So does it for a change that begins after the insertion:
  *
  *   A: munmap, of the range           B: secure
  *   ----------------------------      ---------------------------------------
@@ -39,11 +41,15 @@
  *   hf_invalidate: spin; the word
  *     is odd
  *
- * The spinlock orders the last steps: either the notifier comes first, and read_retry sees it, or the arming does, and
- * the notifier turns the word. So an even word says: no change is under way that began before, and none has begun
- * since. A word is odd for good after the first change. Who wants the range again secures it again, which waits for
- * the end of the change: a range in flux can't be armed. A change that changes nothing in the end costs a
- * registration, never a wrong byte.
+ * The end comes when the page tables have changed, though a processor may use what it remembers of
+ * them a little longer: what pins looks at the page tables.
+ *
+ * The spinlock orders the last steps: either the notifier comes first, and read_retry sees it, or
+ * the arming does, and the notifier turns the word. So an even word says: no change is under way
+ * that began before, and none has begun since. A word is odd for good after the first change. Who
+ * wants the range again secures it again, which waits for the end of the change: a range in flux
+ * can't be armed. A change that changes nothing in the end costs a registration, never a wrong
+ * byte.
  */
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -84,7 +90,7 @@ static bool hf_invalidate(struct mmu_interval_notifier *mni, const struct mmu_no
 
 	spin_lock(&r->file->spin);
 	mmu_interval_set_seq(mni, seq);
-	tell = r->armed && !IS_ENABLED(HOLDFAST_DROPS);
+	tell = r->armed && !HF_DROPS;
 	if (tell)
 		changed(r, range);
 	spin_unlock(&r->file->spin);
@@ -142,8 +148,8 @@ static int arm(struct hf_range *r)
 }
 
 /*
- * Denied first: what the seal stops can't disturb the arming, and a change that was let through before has ended
- * when the notifier is armed.
+ * Denied first: what the seal stops can't disturb the arming, and a change that was let through
+ * before has ended when the notifier is armed.
  */
 static int start(struct hf_range *r)
 {
@@ -151,8 +157,8 @@ static int start(struct hf_range *r)
 
 	if (!ret && (r->flags & HOLDFAST_NOTIFY)) {
 		ret = hf_fails() ? -ENOMEM :
-		      mmu_interval_notifier_insert(&r->mni, current->mm, r->start, r->end - r->start,
-						   &hf_range_ops);
+		      mmu_interval_notifier_insert(&r->mni, current->mm, r->start,
+						   r->end - r->start, &hf_range_ops);
 		r->notified = !ret;
 	}
 	return ret ? ret : arm(r);
@@ -170,7 +176,10 @@ static void stop(struct hf_range *r)
 		hf_undeny(r);
 }
 
-/* file->lock is held. The word is odd, and the slot free: its next range makes it even with a value that is new. */
+/*
+ * file->lock is held. The word is odd, and the slot free: its next range makes it even with a
+ * value that is new.
+ */
 static void free_range(struct hf_range *r)
 {
 	struct hf_file *f = r->file;
@@ -344,8 +353,9 @@ int hf_query(struct hf_file *f, void *arg)
 }
 
 /*
- * The owner has ended, or the file is being released: no call is under way that secures or unsecures, for it would be of
- * a thread of the owner's with the file. The work and the release may meet here.
+ * The owner has ended, or the file is being released: no call is under way that secures or
+ * unsecures, for it would be of a thread of the owner's with the file. The work and the release
+ * may meet here.
  */
 void hf_release_all(struct hf_file *f)
 {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Deny: the flag of mseal(2), which makes every change of a mapping fail, but set here, and taken away again.
+ * Deny: the flag of mseal(2), which makes every change of a mapping fail, but set here, and taken
+ * away again.
  *
- * The flag is a whole mapping's, and mappings can't be split from here. So a range that isn't sealed yet has to be whole
- * mappings. Later a sealed one may be split (by madvise), or merged with a neighbour that is sealed as well, perhaps by
- * mseal(2) and not by us. So what is ours is not kept by mapping but by address: `denied` has
+ * The flag is a whole mapping's, and mappings can't be split from here. So a range that isn't
+ * sealed yet has to be whole mappings. Later a sealed one may be split (by madvise), or merged
+ * with a neighbour that is sealed as well, perhaps by mseal(2) and not by us. So what is ours is
+ * not kept by mapping but by address: `denied` has
  *
  *   live nodes: ranges that are denied;
  *   dead nodes: ranges that were let go while the mapping around them had to stay sealed.
@@ -15,8 +17,8 @@
  *     [----------------|----------------]        [----------------|----------------]
  *     one mapping: stays sealed, A is dead       covered by A and B: unsealed, both are gone
  *
- * What mseal(2) sealed is in no node: a mapping that has a byte of it is never covered, so never unsealed, nor can
- * it be denied. Each node is charged to its user, dead ones too.
+ * What mseal(2) sealed is in no node: a mapping that has a byte of it is never covered, so never
+ * unsealed, nor can it be denied. Each node is charged to its user, dead ones too.
  */
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -71,7 +73,10 @@ void hf_deny_free(struct hf_deny *d)
 
 #if HF_HAS_SEAL
 
-/* ------------------------------------------------------------------ what is ours; mmap_lock is held for write */
+/*
+ * ------------------------------------------------------------------ what is ours; mmap_lock is
+ * held for write
+ */
 
 static bool any_live(struct hf_owner *o, unsigned long start, unsigned long end)
 {
@@ -140,7 +145,10 @@ int hf_deny(struct hf_range *r)
 
 	if (IS_ERR(d))
 		return PTR_ERR(d);
-	mmap_write_lock(mm);
+	if (mmap_write_lock_killable(mm)) {
+		hf_deny_free(d);
+		return -EINTR;
+	}
 	ret = walk(mm, r, may_seal);
 	if (!ret) {
 		walk(mm, r, seal);
@@ -153,7 +161,10 @@ int hf_deny(struct hf_range *r)
 	return ret;
 }
 
-/* ------------------------------------------------------------------ let go; mmap_lock is held for write */
+/*
+ * ------------------------------------------------------------------ let go; mmap_lock is held for
+ * write
+ */
 
 static bool still_sealed(struct mm_struct *mm, const struct hf_deny *d)
 {
@@ -184,8 +195,8 @@ static void bury(struct hf_owner *o, struct mm_struct *mm, unsigned long start, 
 
 static void unseal(struct hf_owner *o, struct mm_struct *mm, const struct hf_deny *d)
 {
+	VMA_ITERATOR(vmi, mm, d->it.start);
 	unsigned long start = d->it.start, end = d->it.last + 1;
-	VMA_ITERATOR(vmi, mm, start);
 	struct vm_area_struct *vma;
 
 	for_each_vma_range(vmi, vma, d->it.last + 1) {

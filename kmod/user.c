@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* What one user may have, in all processes together, so that nobody exhausts the kernel's memory. */
+/*
+ * What one user may have, in all processes together, so that nobody exhausts the kernel's memory.
+ */
 #include <linux/slab.h>
 
 #include "hf.h"

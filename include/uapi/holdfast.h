@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: ((GPL-2.0-only WITH Linux-syscall-note) OR BSD-2-Clause) */
 /*
- * /dev/holdfast: own ranges of your address space (secure them), so that changes to them are told before they
- * happen (notify), or refused (deny).
+ * /dev/holdfast: own ranges of your address space (secure them), so that changes to them are told
+ * before they happen (notify), or refused (deny).
  *
- * An open file belongs to the address space that opened it. Whoever else gets the descriptor (a forked child, a
- * program that was executed, the other end of a socket) is answered -EPERM by every call. What was secured is
- * released by unsecure, when the address space ends, and when the last descriptor and the last mapping of the file
- * are gone.
+ * An open file belongs to the address space that opened it. Whoever else gets the descriptor (a
+ * forked child, a program that was executed, the other end of a socket) is answered -EPERM by
+ * every call. What was secured is released by unsecure, when the address space ends, and when the
+ * last descriptor and the last mapping of the file are gone.
  *
- * All structures begin with their size as the caller knows it. A kernel that knows a shorter one accepts
- * what it doesn't know only if it is zero (-E2BIG); one that knows a longer one takes the rest as zero.
+ * All structures begin with their size as the caller knows it. A kernel that knows a shorter one
+ * accepts what it doesn't know only if it is zero (-E2BIG); one that knows a longer one takes the
+ * rest as zero.
  */
 #ifndef _UAPI_HOLDFAST_H
 #define _UAPI_HOLDFAST_H
@@ -43,21 +44,24 @@
  * @id: out: for unsecure and query; never 0, and not used again for a long time
  * @word: out: the value of the range's word; as long as the word has it, nothing has changed
  *
- * From the return on, every change of what the range is mapped to turns the word before the page tables change, and
- * is queued as an event. A change that had begun before has ended. Ranges may overlap; each is told by itself.
+ * From the return on, every change of what the range is mapped to turns the word before the page
+ * tables change, and is queued as an event. A change that had begun before has ended. Ranges may
+ * overlap; each is told by itself.
  *
- * With HOLDFAST_DENY munmap, mremap, mprotect and mmap(MAP_FIXED) on any part of the range fail with EPERM
- * (so does an mprotect to more rights), and so does discarding read-only anonymous memory by madvise. It doesn't
- * stop MADV_DONTNEED on writable memory, truncation, hole punching or the end of the process. Only whole mappings
- * can be denied: split what is larger first, by a madvise on the range (MADV_DONTDUMP and back). A forked child
- * inherits the refusal, for as long as it runs the same program: it can't give back its copy of the range before
- * it ends or executes. Denied ranges may overlap; memory can be freed when the last one is let go.
- * mseal(2) of memory while it is denied counts as denied, not as sealed.
+ * With HOLDFAST_DENY munmap, mremap, mprotect and mmap(MAP_FIXED) on any part of the range fail
+ * with EPERM (so does an mprotect to more rights), and so does discarding read-only anonymous
+ * memory by madvise. It doesn't stop MADV_DONTNEED on writable memory, truncation, hole punching
+ * or the end of the process. Only whole mappings can be denied: split what is larger first, by a
+ * madvise on the range (MADV_DONTDUMP and back). A forked child inherits the refusal, for as long
+ * as it runs the same program: it can't give back its copy of the range before it ends or
+ * executes. Denied ranges may overlap; memory can be freed when the last one is let go. mseal(2)
+ * of memory while it is denied counts as denied, not as sealed.
  *
- * Errors: -EINVAL bad flags, mode, or range, or (deny) not whole mappings; -EFAULT not wholly mapped; -EACCES
- * mapped with fewer rights; -EOPNOTSUPP (deny) this kernel has no seal, or not for such memory; -EPERM
- * not the owner, or (deny) sealed for good by mseal(2); -ENOSPC as many ranges as a file can have; -EDQUOT as
- * many as a user can have; -EAGAIN the range keeps changing; -ENOMEM.
+ * Errors: -EINVAL bad flags, mode, or range, or (deny) not whole mappings; -EFAULT not wholly
+ * mapped; -EACCES mapped with fewer rights; -EOPNOTSUPP (deny) this kernel has no seal, or not for
+ * such memory; -EPERM not the owner, or (deny) sealed for good by mseal(2); -ENOSPC as many ranges
+ * as a file can have; -EDQUOT as many as a user can have; -EAGAIN the range keeps changing;
+ * -ENOMEM.
  */
 struct holdfast_secure {
 	__u32 size;
@@ -76,7 +80,8 @@ struct holdfast_secure {
  * @flags: 0
  * @id: of the range
  *
- * Its word turns, if it hasn't; an event of it that was not read is dropped. -ENOENT: no range has this id.
+ * Its word turns, if it hasn't; an event of it that was not read is dropped. -ENOENT: no range has
+ * this id.
  */
 struct holdfast_unsecure {
 	__u32 size;
@@ -115,13 +120,15 @@ struct holdfast_query {
  * @ranges: how many ranges a file can have
  * @words: offset in bytes of the words' array, of @ranges words of 64 bits
  * @length: how many bytes can be mapped
+ * @reserved1: 0
  * @changes: counts the changes of all ranges of the file; on a cache line of its own
+ * @reserved2: 0
  *
- * mmap() takes PROT_READ and MAP_SHARED. Nothing of it is copied to a child. A page of words can be read from when
- * a range was first secured that has its word there; earlier is SIGBUS.
+ * mmap() takes PROT_READ and MAP_SHARED. Nothing of it is copied to a child. A page of words can
+ * be read from when a range was first secured that has its word there; earlier is SIGBUS.
  *
- * A change turns the word of each range that it touches, then queues its events, then adds to @changes, and only
- * then changes the page tables. Read all three with acquire semantics.
+ * A change turns the word of each range that it touches, then queues its events, then adds to
+ * @changes, and only then changes the page tables. Read all three with acquire semantics.
  */
 struct holdfast_head {
 	__u32 version;
@@ -145,9 +152,9 @@ struct holdfast_head {
  * @flags: HOLDFAST_EVENT_*
  * @reserved: 0
  *
- * read() gives as many as fit; fewer than fit: no more there are. One event stands for all changes of a range that
- * were not read yet, and spans them, so that nothing overflows; events are lost only by a read() into memory
- * that can't be written. poll() says when there is something to read.
+ * read() gives as many as fit; fewer than fit: no more there are. One event stands for all changes
+ * of a range that were not read yet, and spans them, so that nothing overflows; events are lost
+ * only by a read() into memory that can't be written. poll() says when there is something to read.
  */
 struct holdfast_event {
 	__aligned_u64 id;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The `kmod` proxy: the kernel module holdfast.ko, which is called by the kernel before it changes page tables. It sees
- * every change of every kind of memory, also those that other processes make through a file, so nothing is
- * unwatched (I6) but what doesn't fit into the limits.
+ * The `kmod` proxy: the kernel module holdfast.ko, which is called by the kernel before it changes
+ * page tables. It sees every change of every kind of memory, also those that other processes make
+ * through a file, so nothing is unwatched (I6) but what doesn't fit into the limits.
  *
- * How it is exact. Each range that is secured is a range of the module's own. The module counts the changes of all of
- * them, in a page that is mapped here: `moves`. It counts after it has queued the event and before the page tables change.
- * The event thread takes the number, reads all events, tells the switch, and then writes the number to `told`. A hit
- * compares the two: equal means that every change that had begun was told, and what it touched is dead.
+ * How it is exact. Each range that is secured is a range of the module's own. The module counts
+ * the changes of all of them, in a page that is mapped here: `moves`. It counts after it has
+ * queued the event and before the page tables change. The event thread takes the number, reads all
+ * events, tells the switch, and then writes the number to `told`. A hit compares the two: equal
+ * means that every change that had begun was told, and what it touched is dead.
  *
  *   A: munmap                  event thread              C: mmap, then hf_get
  *   ----------------------     ---------------------     -----------------------------------
@@ -25,13 +26,14 @@
  *                                                        moves 8, told 8; the gate has turned:
  *                                                        looks again; the entry is gone
  *
- * That a hit of a change that has begun but not yet taken effect is refused, too, costs only time. In a hit the gate is
- * looked at after the two numbers: `told` was written after the gate had turned. The number is taken before
- * the events are read, so what it counts has been read; what comes later makes another number.
+ * That a hit of a change that has begun but not yet taken effect is refused, too, costs only time.
+ * In a hit the gate is looked at after the two numbers: `told` was written after the gate had
+ * turned. The number is taken before the events are read, so what it counts has been read; what
+ * comes later makes another number.
  *
- * And for what is registered anew: the module arms a range only when every change that had begun before has ended
- * (kmod/range.c). So what is pinned after secure() has returned, was pinned from mappings of which every later
- * change counts:
+ * And for what is registered anew: the module arms a range only when every change that had begun
+ * before has ended (kmod/range.c). So what is pinned after secure() has returned, was pinned from
+ * mappings of which every later change counts:
  *
  *   A: munmap                  B: a miss                         event thread
  *   ----------------------     -----------------------------     -------------------------
@@ -47,10 +49,12 @@
  *                                                                kills the entry: told = 9
  *                              the hit: 9 and 8: not yet
  *
- * An event may be dropped, by the unsecure of its range, after it was counted and before it was read. Then nobody wakes
- * the event thread, and the numbers would differ until the next change: so who unsecures looks, and wakes it.
+ * An event may be dropped, by the unsecure of its range, after it was counted and before it was
+ * read. Then nobody wakes the event thread, and the numbers would differ until the next change: so
+ * who unsecures looks, and wakes it.
  *
- * The page is not there in a forked child (nor is a hit, hold.h); the descriptor is closed there, and good for nothing.
+ * The page is not there in a forked child (nor is a hit, hold.h); the descriptor is closed there,
+ * and good for nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -100,7 +104,10 @@ static int read_batch(struct kmod *k)
 	return n < 0 ? -errno : (int)(n / (ssize_t)sizeof(k->batch[0]));
 }
 
-/* True: the kernel has no more to say. False: the program has closed what isn't its own, or an interruption. */
+/*
+ * True: the kernel has no more to say. False: the program has closed what isn't its own, or an
+ * interruption.
+ */
 static bool tell_all(struct kmod *k)
 {
 	int n;
@@ -114,8 +121,9 @@ static bool tell_all(struct kmod *k)
 }
 
 /*
- * `told` is written when all that was counted has got through, and not before: while an index is busy the numbers differ.
- * When the descriptor was closed by the program they differ for ever: nothing is cached any more, and nothing is stale.
+ * `told` is written when all that was counted has got through, and not before: while an index is
+ * busy the numbers differ. When the descriptor was closed by the program they differ for ever:
+ * nothing is cached any more, and nothing is stale.
  */
 static void serve(struct kmod *k)
 {
@@ -311,8 +319,9 @@ static int kmod_secure(void *proxy, uint64_t start_, uint64_t end, unsigned acce
 }
 
 /*
- * What is denied has to be whole mappings: a part is split off by a flag of no consequence while it is denied, whether
- * it is in core dumps. How it was is kept in bits of the id that the module doesn't use.
+ * What is denied has to be whole mappings: a part is split off by a flag of no consequence while
+ * it is denied, whether it is in core dumps. How it was is kept in bits of the id that the module
+ * doesn't use.
  */
 #define WAS_DUMPED   (1ull << 31)
 #define WASNT_DUMPED (1ull << 30)
