@@ -86,7 +86,7 @@ struct hf_file {
 
 	struct mutex lock;            /* what says so; never taken by the notifier */
 	struct xarray ranges;         /* by slot; lock */
-	u64 *words[HF_WORD_PAGES];    /* made under lock, read without; there until the release */
+	u64 *words[HF_WORD_PAGES];    /* made under lock, read without; there until the end */
 	struct holdfast_head *head;   /* a page */
 
 	spinlock_t spin;              /* the words, ranges' events, and what follows */
@@ -143,6 +143,7 @@ __poll_t hf_poll(struct file *file, poll_table *wait);
 int hf_mmap(struct file *file, struct vm_area_struct *vma);
 u64 *hf_word(const struct hf_file *f, u32 slot);
 int hf_word_make(struct hf_file *f, u32 slot);
+void hf_words_free(struct hf_file *f);
 
 /* seal.c */
 int hf_check_mapped(struct mm_struct *mm, const struct hf_range *r);

@@ -113,8 +113,7 @@ static void fill_head(struct holdfast_head *h)
 
 static void free_file(struct hf_file *f)
 {
-	for (unsigned int i = 0; i < HF_WORD_PAGES; i++)
-		free_page((unsigned long)f->words[i]);
+	hf_words_free(f);
 	free_page((unsigned long)f->head);
 	xa_destroy(&f->ranges);
 	mutex_destroy(&f->lock);

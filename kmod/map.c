@@ -28,7 +28,16 @@ int hf_word_make(struct hf_file *f, u32 slot)
 	return 0;
 }
 
-/* Under mmap_lock. The pages stay until the release, which waits for the last mapping. */
+/* The owner has ended, and with it all mappings; or the file has no mapping left. */
+void hf_words_free(struct hf_file *f)
+{
+	for (unsigned int i = 0; i < HF_WORD_PAGES; i++) {
+		free_page((unsigned long)f->words[i]);
+		f->words[i] = NULL;
+	}
+}
+
+/* Under mmap_lock, of the owner's mm, which is the only one that has mappings of it. */
 static vm_fault_t hf_fault(struct vm_fault *vmf)
 {
 	struct hf_file *f = vmf->vma->vm_file->private_data;

@@ -8,7 +8,8 @@
  *   exit_mmap: hf_owner_ended
  *     file->mm = NULL: no call of
  *     anybody's is the owner's any more
- *     queues the work ...............>   releases all ranges
+ *     queues the work ...............>   releases all ranges,
+ *                                        frees the words
  *                                        leaves the owner
  *                                                                    releases all, leaves: nothing
  *                                                                    there; waits for the work
@@ -87,6 +88,7 @@ static void hf_end_work(struct work_struct *work)
 	struct hf_file *f = container_of(work, struct hf_file, end);
 
 	hf_release_all(f);
+	hf_words_free(f);
 	hf_owner_leave(f);
 }
 

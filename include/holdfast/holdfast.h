@@ -96,7 +96,7 @@ int hf_release(struct hf_switch *sw, const void *addr, size_t len);
 /* ------------------------------------------------------------------ securing */
 
 #define HF_NOTIFY 0x10u /* tell me when the range changes */
-#define HF_DENY   0x20u /* refuse the change; -ENOTSUP where the proxy can't (`supervise` can) */
+#define HF_DENY   0x20u /* refuse the change; -ENOTSUP where the proxy can't (`supervise` and `kmod` can) */
 
 /*
  * Called when a secured range changes, with the part that did. It may run on the thread that
@@ -116,6 +116,9 @@ typedef void (*hf_changed_fn)(void *arg, void *addr, size_t len);
  * protects against calls of this process only, not against a file being truncated (R42). With HF_NOTIFY besides,
  * what changed in spite of it is told; what was refused is not. Not for thread stacks: the C library ends the program when it
  * can't unmap one.
+ *
+ * With the proxy `kmod` the kernel's seal does it (Linux 6.10, 64 bit), which is coarser: the error is EPERM, every
+ * mprotect is refused, and a madvise that empties writable memory is not. A forked child has the seal with its copy.
  *
  * Errors: -EINVAL (flags, empty, wrap), -EFAULT (not wholly mapped), -EACCES (mapped with fewer
  * rights), -ENOTSUP (deny asked and the proxy can't), -EOPNOTSUPP (the proxy is blind to changes of
