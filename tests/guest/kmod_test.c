@@ -82,6 +82,20 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+static void spin(unsigned us)
+{
+	uint64_t end = now_ns() + us * 1000ull;
+
+	while (now_ns() < end)
+		;
+}
+
+static unsigned rnd(unsigned *s)
+{
+	*s = *s * 1103515245u + 12345;
+	return *s >> 8;
+}
+
 static long read_number(const char *path)
 {
 	FILE *f = fopen(path, "r");
@@ -1122,6 +1136,64 @@ static void t_ends(struct dev *d)
 		}
 }
 
+/*
+ * A process that ends in one way or the other, while its child, which has the descriptor, lets it go: the end of the
+ * owner and the release of the file meet.
+ */
+static void one_end(unsigned seed, bool deny)
+{
+	int fd = open(DEV, O_RDWR), n = (int)(rnd(&seed) % 8);
+	struct holdfast_secure s;
+	struct area a;
+
+	if (fd < 0)
+		_exit(3);
+	for (int i = 0; i < n; i++)
+		if (area_make(&a, i % 2 ? ANON : MEMFD))
+			secure(fd, a.p, a.len, HOLDFAST_NOTIFY | (deny && i % 3 == 0 ? HOLDFAST_DENY : 0), &s);
+	if (rnd(&seed) % 2)
+		mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	if (rnd(&seed) % 4 && fork() == 0) {
+		spin(rnd(&seed) % 2000);
+		_exit(0);
+	}
+	if (rnd(&seed) % 4 == 0)
+		close(fd);
+	spin(rnd(&seed) % 1000);
+	switch (rnd(&seed) % 3) {
+	case 0:
+		raise(SIGKILL);
+		break;
+	case 1:
+		execl("/proc/self/exe", "kmod_test", "--ok", (char *)NULL);
+	}
+	_exit(0);
+}
+
+static void t_end_storm(struct dev *d)
+{
+	bool deny = d->head->features & HOLDFAST_HAS_DENY;
+	uint64_t end = now_ns() + 5000000000ull;
+	unsigned n = 0, running = 0;
+	int st;
+
+	fflush(stdout);
+	while (now_ns() < end || running) {
+		if (running < 6 && now_ns() < end) {
+			if (fork() == 0)
+				one_end(n, deny);
+			n++;
+			running++;
+			continue;
+		}
+		MUST(wait(&st) > 0);
+		running--;
+		CHECK(WIFSIGNALED(st) ? WTERMSIG(st) == SIGKILL : WEXITSTATUS(st) == 0, "status %x", st);
+	}
+	printf("# %u processes ended\n", n);
+	wait_refcnt(1, "references after them");
+}
+
 static int as_user(uid_t uid)
 {
 	return syscall(SYS_setresuid, uid, uid, uid) ? -errno : 0;
@@ -1314,12 +1386,6 @@ static void t_full(struct dev *unused)
 
 static _Atomic bool stop_all;
 
-static unsigned rnd(unsigned *s)
-{
-	*s = *s * 1103515245u + 12345;
-	return *s >> 8;
-}
-
 #define FLUX_RANGES 10000
 
 struct flux {
@@ -1347,14 +1413,6 @@ static uint64_t page_at(const void *p)
 		fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	MUST(pread(fd, &e, sizeof(e), (off_t)((uintptr_t)p / PAGE * sizeof(e))) == sizeof(e));
 	return e >> 63 ? e & ((1ull << 55) - 1) : 0;
-}
-
-static void spin(unsigned us)
-{
-	uint64_t end = now_ns() + us * 1000ull;
-
-	while (now_ns() < end)
-		;
 }
 
 /*
@@ -1833,6 +1891,7 @@ static const struct {
 	{ "R37 deny", t_deny },
 	{ "R39 R40 a child can do nothing", t_child },
 	{ "R38 R41 exit, SIGKILL, exec", t_ends },
+	{ "R38 R41 storm of ends", t_end_storm },
 	{ "R38 R41 limits of a user", t_limits },
 	{ "unload while in use", t_unload },
 	{ "thousands of ranges", t_thousands },
