@@ -7,6 +7,7 @@
 
 #include "nic/nic.h"
 #include "proxy/proxy.h"
+#include "switch.h"
 
 /* `supervise` can do more than uffd, but leaves a filter in the process: it must be asked for. */
 static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_kmod, &hf_proxy_uffd, &hf_proxy_supervise,
@@ -49,15 +50,21 @@ static void fill(struct hf_probe *out, const char *name, int rc, unsigned caps)
 		snprintf(out->reason, sizeof(out->reason), "%s", hf_error());
 }
 
-/* A proxy is tried by a switch of its own, for it needs a sink; but one that can't be taken back is asked. */
-static int try_proxy(const struct hf_proxy_ops *ops)
+/*
+ * A proxy is tried by a switch of its own, for it needs a sink; but one that can't be taken back is asked. *caps: what
+ * it can do here.
+ */
+static int try_proxy(const struct hf_proxy_ops *ops, unsigned *caps)
 {
 	struct hf_switch *sw = NULL;
 	int rc;
 
+	*caps = ops->caps;
 	if (ops->probe)
 		return ops->probe();
 	rc = hf_switch_open_proxy(ops, NULL, NULL, &sw);
+	if (!rc)
+		*caps = sw->ops.caps;
 	hf_switch_close(sw);
 	return rc;
 }
@@ -65,10 +72,13 @@ static int try_proxy(const struct hf_proxy_ops *ops)
 int hf_proxy_probe(unsigned i, struct hf_probe *out)
 {
 	const struct hf_proxy_ops *ops = backends_proxy(i);
+	unsigned caps;
+	int rc;
 
 	if (!ops || !out)
 		return ops ? -EINVAL : -ENOENT;
-	fill(out, ops->name, try_proxy(ops), ops->caps);
+	rc = try_proxy(ops, &caps);
+	fill(out, ops->name, rc, caps);
 	return 0;
 }
 

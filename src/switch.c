@@ -310,6 +310,7 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 {
 	unsigned flags = (sw->options.fast ? HF_PROXY_FAST : 0) |
 			 (sw->options.relax_file ? HF_PROXY_RELAX_FILE : 0);
+	int rc;
 
 	if (!ops || ops->size < offsetof(struct hf_proxy_ops, check) || ops->abi != HF_BACKEND_ABI)
 		return hf_set_error(-EINVAL, "the proxy's table is too short, or of another ABI than %d",
@@ -321,7 +322,10 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 		sw->ops.check = NULL;
 	if (sw->options.fast || sw->parts == 1)
 		sw->ops.check_parts = NULL;
-	return ops->open(&sw->sink[0], flags, config, &sw->proxy);
+	rc = ops->open(&sw->sink[0], flags, config, &sw->proxy);
+	if (!rc && sw->ops.able)
+		sw->ops.caps &= sw->ops.able(sw->proxy);
+	return rc;
 }
 
 /* The strongest that opens, of those that can be taken back; `none` always does. */

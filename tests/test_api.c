@@ -1148,6 +1148,18 @@ static void no_proxy_no_cache(void **state)
 	check_unmap(mem, page);
 }
 
+/* Without the module the sentence says what to do. */
+static void no_module(void **state)
+{
+	struct hf_switch *sw = NULL;
+	int rc;
+
+	if (access("/dev/holdfast", F_OK) == 0)
+		skip();
+	rc = hf_switch_open("proxy=kmod", &sw);
+	check_error(rc, -ENOENT, "modprobe holdfast");
+}
+
 static void probes(void **state)
 {
 	static const char *const proxies[] = { "kmod", "uffd", "supervise", "manual", "none" },
@@ -1256,7 +1268,7 @@ static const struct CMUnitTest watched[] = { WITH_RIG(address_is_reused) };
 static const struct CMUnitTest once[] = {
 	cmocka_unit_test(switch_bad_options), cmocka_unit_test(provider_bad_options), cmocka_unit_test(sizes),
 	cmocka_unit_test(environment_wins), cmocka_unit_test(auto_never_trusts_the_program),
-	cmocka_unit_test(no_proxy_no_cache), cmocka_unit_test(probes), cmocka_unit_test(options_table),
+	cmocka_unit_test(no_proxy_no_cache), cmocka_unit_test(probes), cmocka_unit_test(no_module), cmocka_unit_test(options_table),
 	cmocka_unit_test(version), cmocka_unit_test(null_objects), cmocka_unit_test(switches_are_apart),
 	WITH_RIG(many_holders), WITH_RIG(sim_aborts),
 };

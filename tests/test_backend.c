@@ -898,6 +898,33 @@ static void numbers_and_unchecked(void **state)
 	close_own(sw, p);
 }
 
+static unsigned cannot_deny(void *proxy)
+{
+	return proxy == &own ? ~HF_CAP_DENY : 0;
+}
+
+static int deny_anything(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id)
+{
+	return 0;
+}
+
+/* What a proxy says after it was opened counts, not what its table does. */
+static void not_able_here(void **state)
+{
+	struct hf_proxy_ops ops = own_ops;
+	struct hf_switch *sw;
+	uint64_t id;
+
+	ops.caps |= HF_CAP_DENY;
+	ops.deny = deny_anything;
+	ops.able = cannot_deny;
+	sw = open_own(&ops, NULL);
+	check_error(hf_secure(sw, at(0), page, HF_READ | HF_DENY, NULL, NULL, &id), -ENOTSUP, "can't refuse");
+	check_ok(hf_secure(sw, at(0), page, HF_READ | HF_NOTIFY, NULL, NULL, &id));
+	check_ok(hf_unsecure(sw, id));
+	close_own(sw, NULL);
+}
+
 /* A table that knows of no parts has one. */
 static void no_parts(void **state)
 {
@@ -1107,7 +1134,7 @@ int main(void)
 		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(proxy_over_manual),
 		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(earlier_proxy_over_uffd),
 		cmocka_unit_test(told_by_parts), cmocka_unit_test(no_parts), cmocka_unit_test(told_by_numbers),
-		cmocka_unit_test(numbers_and_unchecked),
+		cmocka_unit_test(numbers_and_unchecked), cmocka_unit_test(not_able_here),
 		cmocka_unit_test(find_by_name), cmocka_unit_test(set_error),
 		cmocka_unit_test(range_check), cmocka_unit_test(close_on_fork),
 	};

@@ -166,6 +166,9 @@ struct hf_proxy_ops {
 	 * when all changes that it counts were told and hf_changes_end() has said 0. Equal: check() would say 0.
 	 */
 	void (*clocks)(void *proxy, const uint64_t **moves, const uint64_t **told);
+
+	/* optional: what of `caps` this one can do here, where that depends on the kernel. Asked once, after open(). */
+	unsigned (*able)(void *proxy);
 };
 
 /*

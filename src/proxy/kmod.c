@@ -407,6 +407,13 @@ static int kmod_check(void *proxy)
 	return moves(k) == told ? 0 : -EAGAIN;
 }
 
+static unsigned kmod_able(void *proxy)
+{
+	const struct kmod *k = proxy;
+
+	return k->head->features & HOLDFAST_HAS_DENY ? ~0u : ~HF_CAP_DENY;
+}
+
 const struct hf_proxy_ops hf_proxy_kmod = {
 	.size = sizeof(struct hf_proxy_ops),
 	.abi = HF_BACKEND_ABI,
@@ -419,4 +426,5 @@ const struct hf_proxy_ops hf_proxy_kmod = {
 	.check = kmod_check,
 	.deny = kmod_deny,
 	.clocks = kmod_clocks,
+	.able = kmod_able,
 };
