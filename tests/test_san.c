@@ -999,6 +999,83 @@ static void test_close_with_all_pending(void **state)
 	mem_unmap(&y);
 }
 
+/* R45, R27, R44: when the memory of what is pending has been let go, nothing has completed yet. */
+static struct end *closing;
+static uint64_t pinned_then;
+static int completed_then;
+
+static void look_at_close(const char *step)
+{
+	struct hf_completion c;
+	struct hf_stats s;
+
+	if (strcmp(step, "let go"))
+		return;
+	completed_then = hf_cq_poll(closing->cq, &c, 1);
+	hf_flush(closing->p);
+	pinned_then = hf_provider_stats(closing->p, &s, sizeof(s)) ? 1 : s.pinned_bytes;
+}
+
+static void test_memory_first(void **state)
+{
+	struct hf_segment seg;
+	struct mem y;
+	struct pair t;
+
+	pair_open(&t, "proxy=manual", NULL, NULL, true);
+	y = mem_expose(&t.b, 64 * KIB, HF_READWRITE);
+	seg = seg_of(&y, 0, 64 * KIB);
+	check_ok(hf_post_send(t.b.s, &seg, 1, NULL));
+	check_ok(hf_post_recv(t.b.s, &seg, 1, NULL));
+	assert_int_equal(check_stats(t.b.p).pinned_bytes, 64 * KIB);
+	closing = &t.b;
+	completed_then = -1;
+	atomic_store(&san_step, look_at_close);
+	end_close(&t.b);
+	atomic_store(&san_step, NULL);
+	assert_int_equal(completed_then, 0);
+	assert_int_equal(pinned_then, 0);
+	expect(&t.b, HF_OP_SEND, -ECANCELED);
+	expect(&t.b, HF_OP_RECV, -ECANCELED);
+	pair_close(&t);
+	mem_unmap(&y);
+}
+
+/* R16: when the close has returned, what the peer writes doesn't come any more. */
+static void test_close_while_written(void **state)
+{
+	size_t len = 2 * MIB;
+	struct hf_completion c;
+	struct hf_segment seg;
+	struct mem x, y;
+	unsigned cut = 0;
+	struct pair t;
+
+	for (int i = 0; i < 20; i++) {
+		pair_open(&t, "proxy=manual", NULL, NULL, true);
+		x = mem_expose(&t.a, len, HF_READWRITE);
+		y = mem_reg(&t.b, len, HF_READ);
+		memset(y.at, 'w', len);
+		seg = seg_of(&y, 0, len);
+		for (int k = 0; k < 8; k++)
+			check_ok(hf_post_write(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
+		while (x.at[100 * KIB * (size_t)i + 77] != 'w')
+			__asm__ volatile("" ::: "memory");
+		end_close(&t.a);
+		memset(x.at, 's', len);
+		for (int k = 0; k < 8; k++) {
+			c = next_of(&t.b);
+			assert_true(!c.status || c.status == -ESHUTDOWN || c.status == -ECONNRESET);
+			cut += c.status != 0;
+		}
+		assert_true(all_are(x.at, len, 's'));
+		pair_close(&t);
+		mem_unmap(&x);
+		mem_unmap(&y);
+	}
+	assert_true(cut > 0);
+}
+
 /* An orderly end at rest is -ESHUTDOWN; what was done before it completes well; completions outlive the socket. */
 static void test_peer_closes(void **state)
 {
@@ -1905,6 +1982,8 @@ int main(void)
 		cmocka_unit_test(test_watched_later),
 		cmocka_unit_test(test_without_a_proxy),
 		cmocka_unit_test(test_close_with_all_pending),
+		cmocka_unit_test(test_memory_first),
+		cmocka_unit_test(test_close_while_written),
 		cmocka_unit_test(test_peer_closes),
 		cmocka_unit_test(test_nothing_is_left),
 		cmocka_unit_test(test_queue),

@@ -262,6 +262,7 @@ static void close_connected(struct hf_sock *s)
 	for (uint32_t i = 0; i < s->mr_slots; i++)
 		if (s->mr[i])
 			mr_release(s, s->mr[i]);
+	STEP("let go");
 	while ((op = queue_pop(&all))) {
 		op->segments = 0; /* gone already */
 		op_complete(s, op, op->done ? op->completed.c.status : s->error);
