@@ -61,9 +61,22 @@ static void add_case(struct torture *t, const struct change *c, bool denied, con
 	k->hazard = c ? c->hazard : r->hazard;
 }
 
-/* A stack that can't be unmapped makes the C library end the program: that is no case, but a warning in hf_secure(3). */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define SANITIZED false
+#endif
+
+/*
+ * A stack that can't be unmapped makes the C library end the program: that is no case, but a warning in hf_secure(3). A
+ * sanitizer's allocator ends it, too; the C library's goes on.
+ */
 static bool can_be_denied(const struct change *c)
 {
+	if (SANITIZED && (c->kind == GROUND_HEAP || c->kind == GROUND_MALLOC))
+		return false;
 	return c->apply && !(c->flags & CHANGE_SILENT) && c->kind != GROUND_STACK;
 }
 
