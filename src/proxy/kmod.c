@@ -306,7 +306,7 @@ static int unwatched(int rc, uint64_t start_, uint64_t end)
 			  rc == -ENOSPC ? "a process can't secure more ranges by one switch" :
 			  rc == -EAGAIN ? "it keeps changing" : strerror(-rc);
 
-	return hf_set_error(HF_UNWATCHED, "kmod can't watch 0x%" PRIx64 "-0x%" PRIx64 ": %s", start_, end, why);
+	return hf_set_error(rc == -EAGAIN ? HF_WATCH_LATER : HF_UNWATCHED, "kmod can't watch 0x%" PRIx64 "-0x%" PRIx64 ": %s", start_, end, why);
 }
 
 static int kmod_secure(void *proxy, uint64_t start_, uint64_t end, unsigned access, uint64_t *id)
