@@ -50,7 +50,7 @@
 #include "compat.h"
 
 #define HF_WORDS_PER_PAGE (PAGE_SIZE / sizeof(u64))
-#define HF_RANGES 65536U /* that a file can have: one word each, 512 KiB */
+#define HF_RANGES 262144U /* that a file can have at most: one word each, 2 MiB */
 #define HF_WORD_PAGES (HF_RANGES / HF_WORDS_PER_PAGE)
 
 /* What one user has, in all processes. */
@@ -83,6 +83,7 @@ struct hf_file {
 	struct list_head node;        /* in owner->files */
 	struct work_struct end;       /* releases all, after the owner's end */
 	struct hf_user *user;
+	u32 limit;                    /* ranges that it can have; from the open on */
 
 	struct mutex lock;            /* what says so; never taken by the notifier */
 	struct xarray ranges;         /* by slot; lock */
@@ -140,6 +141,11 @@ ssize_t hf_read(struct file *file, char __user *buf, size_t count, loff_t *pos);
 __poll_t hf_poll(struct file *file, poll_table *wait);
 
 /* map.c */
+static inline unsigned long hf_map_pages(const struct hf_file *f)
+{
+	return 1 + DIV_ROUND_UP(f->limit, HF_WORDS_PER_PAGE);
+}
+
 int hf_mmap(struct file *file, struct vm_area_struct *vma);
 u64 *hf_word(const struct hf_file *f, u32 slot);
 int hf_word_make(struct hf_file *f, u32 slot);

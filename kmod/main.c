@@ -8,9 +8,9 @@
 
 #include "hf.h"
 
-unsigned int hf_max_ranges = 65536;
+unsigned int hf_max_ranges = HF_RANGES;
 module_param_named(max_ranges, hf_max_ranges, uint, 0644);
-MODULE_PARM_DESC(max_ranges, "ranges that one user can secure in all; a denied one counts twice (65536)");
+MODULE_PARM_DESC(max_ranges, "ranges that one user can secure in all; a denied one counts twice (262144)");
 
 unsigned int hf_max_opens = 1024;
 module_param_named(max_opens, hf_max_opens, uint, 0644);
@@ -101,14 +101,17 @@ static long hf_ioctl(struct file *file, unsigned int cmd, unsigned long user)
 
 /* ------------------------------------------------------------------ life of a file */
 
-static void fill_head(struct holdfast_head *h)
+static void fill_head(struct hf_file *f)
 {
+	struct holdfast_head *h = f->head;
+
 	BUILD_BUG_ON(sizeof(*h) != 128 || offsetof(struct holdfast_head, changes) != 64);
 	h->version = HOLDFAST_VERSION;
 	h->features = HF_HAS_SEAL ? HOLDFAST_HAS_DENY : 0;
-	h->ranges = HF_RANGES;
+	f->limit = clamp(READ_ONCE(hf_max_ranges), 1U, HF_RANGES);
+	h->ranges = f->limit;
 	h->words = PAGE_SIZE;
-	h->length = (HF_WORD_PAGES + 1) * PAGE_SIZE;
+	h->length = hf_map_pages(f) * PAGE_SIZE;
 }
 
 static void free_file(struct hf_file *f)
@@ -136,7 +139,7 @@ static struct hf_file *new_file(void)
 		free_file(f);
 		return NULL;
 	}
-	fill_head(f->head);
+	fill_head(f);
 	return f;
 }
 

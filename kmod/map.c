@@ -65,8 +65,8 @@ int hf_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (!hf_is_owner(f) || (vma->vm_flags & (VM_WRITE | VM_EXEC)))
 		return -EPERM;
-	if (!(vma->vm_flags & VM_MAYSHARE) || vma->vm_pgoff > HF_WORD_PAGES ||
-	    vma_pages(vma) > HF_WORD_PAGES + 1 - vma->vm_pgoff)
+	if (!(vma->vm_flags & VM_MAYSHARE) || vma->vm_pgoff >= hf_map_pages(f) ||
+	    vma_pages(vma) > hf_map_pages(f) - vma->vm_pgoff)
 		return -EINVAL;
 	/* No child keeps the file alive by it. */
 	vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP);

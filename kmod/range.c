@@ -201,7 +201,7 @@ static int take_slot(struct hf_range *r)
 	mutex_lock(&f->lock);
 	/* `going` until it is armed: nobody finds it. */
 	ret = hf_fails() ? -ENOMEM :
-	      xa_alloc(&f->ranges, &r->slot, r, XA_LIMIT(0, HF_RANGES - 1), GFP_KERNEL_ACCOUNT);
+	      xa_alloc(&f->ranges, &r->slot, r, XA_LIMIT(0, f->limit - 1), GFP_KERNEL_ACCOUNT);
 	if (ret == -EBUSY)
 		ret = -ENOSPC;
 	if (!ret) {

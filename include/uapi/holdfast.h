@@ -117,7 +117,8 @@ struct holdfast_query {
  * struct holdfast_head - the first page of what mmap() of the device shows
  * @version: HOLDFAST_VERSION
  * @features: HOLDFAST_HAS_*
- * @ranges: how many ranges a file can have
+ * @ranges: how many ranges this file can have: what max_ranges was when it was opened, 262144 at
+ *   most
  * @words: offset in bytes of the words' array, of @ranges words of 64 bits
  * @length: how many bytes can be mapped
  * @reserved1: 0

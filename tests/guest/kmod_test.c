@@ -122,6 +122,7 @@ static void write_number(const char *path, long n)
 
 struct dev {
 	int fd;
+	size_t length;
 	const struct holdfast_head *head;
 	const _Atomic uint64_t *words;
 };
@@ -130,14 +131,18 @@ static void dev_open(struct dev *d)
 {
 	d->fd = open(DEV, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	MUST(d->fd >= 0);
-	d->head = mmap(NULL, (1 + 128) * PAGE, PROT_READ, MAP_SHARED, d->fd, 0);
+	d->head = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, d->fd, 0);
+	MUST(d->head != MAP_FAILED);
+	d->length = d->head->length;
+	munmap((void *)(uintptr_t)d->head, PAGE);
+	d->head = mmap(NULL, d->length, PROT_READ, MAP_SHARED, d->fd, 0);
 	MUST(d->head != MAP_FAILED);
 	d->words = (const void *)((const char *)d->head + d->head->words);
 }
 
 static void dev_close(struct dev *d)
 {
-	munmap((void *)(uintptr_t)d->head, (1 + 128) * PAGE);
+	munmap((void *)(uintptr_t)d->head, d->length);
 	close(d->fd);
 }
 
@@ -716,7 +721,8 @@ static void t_map(struct dev *d)
 #define MAP(len, prot, flags, off) \
 	(p = mmap(NULL, len, prot, flags, d->fd, (off_t)(off)), p == MAP_FAILED ? -errno : (munmap(p, len), 0))
 	IS(d->head->version, HOLDFAST_VERSION, "version");
-	IS(all, (1 + 128) * PAGE, "length");
+	IS(all, PAGE + (d->head->ranges + 511) / 512 * PAGE, "length");
+	IS(d->head->words, PAGE, "words");
 	IS(MAP(PAGE, PROT_READ, MAP_SHARED, 0), 0, "one page");
 	IS(MAP(all, PROT_READ, MAP_SHARED, 0), 0, "all");
 	IS(MAP(PAGE, PROT_READ, MAP_SHARED, all - PAGE), 0, "the last page");
@@ -1369,9 +1375,11 @@ static void t_full(struct dev *unused)
 	unsigned n = 0;
 	int rc;
 
-	write_number(MODULE "parameters/max_ranges", 100000);
+	write_number(MODULE "parameters/max_ranges", 3000);
 	MUST(area_make(&a, ANON));
 	dev_open(&d);
+	write_number(MODULE "parameters/max_ranges", 100000);
+	IS(d.head->ranges, 3000, "ranges");
 	while ((rc = secure(d.fd, a.p, PAGE, HOLDFAST_NOTIFY, &s)) == 0)
 		n++;
 	IS(n, d.head->ranges, "ranges of one file");
