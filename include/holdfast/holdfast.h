@@ -62,7 +62,8 @@ struct hf_conn;     /* one stream that moves messages between registered buffers
  *
  * Blocks: creates a thread. Errors: -EINVAL (unknown option or value), -ENOENT (no such proxy),
  * -ENOMEM, -EMFILE, and for a proxy asked for by name what that proxy answers: -ENOSYS,
- * -EPERM, -EOPNOTSUPP.
+ * -EPERM, -EOPNOTSUPP. proxy=supervise besides: -EBUSY (this process was forked or executed by one that is supervised,
+ * and has its filter), -EBADF (it was supervised, and the supervisor was killed), -EIO (killed while it started).
  */
 int hf_switch_open(const char *options, struct hf_switch **out);
 
@@ -99,7 +100,8 @@ int hf_release(struct hf_switch *sw, const void *addr, size_t len);
 #define HF_DENY   0x20u /* refuse the change; -ENOTSUP where the proxy can't (`supervise` and `kmod` can) */
 
 /*
- * Called when a secured range changes, with the part that did. It may run on the thread that
+ * Called when a secured range changes, with the part that does. One change may be told more than once: before it
+ * happens, where the proxy can, and afterwards. Don't read the memory in it. It may run on the thread that
  * the kernel tells: it must not allocate, free, log through stdio, call holdfast, or take a lock
  * that any thread may hold inside malloc, a NIC or an mm system call (R35, I4). Setting a flag and
  * sem_post() are fine.
