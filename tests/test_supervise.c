@@ -476,6 +476,54 @@ static int index_is_busy(void *arg)
 	return 0;
 }
 
+/* A switch that is opened while another one is told: its word is odd, too, as long as its index is busy. */
+static _Atomic int step;
+
+static void wait_for_step(void *arg, void *addr, size_t len)
+{
+	uint64_t began = check_now_ms();
+
+	if (atomic_exchange(&step, 1) == 0)
+		while (atomic_load(&step) == 1 && check_now_ms() - began < 30000)
+			;
+}
+
+static void *protect_two(void *arg)
+{
+	long rc = do_mprotect(arg, 2 * page, PROT_READ);
+
+	atomic_store(&other_done, 1);
+	return rc ? arg : NULL;
+}
+
+static int opened_while_told(void *arg)
+{
+	struct hf_switch *a = open_one(), *b;
+	struct hf_provider *p;
+	char *mem = map();
+	pthread_t thread;
+	uint64_t id = 0;
+	void *failed;
+	bool odd;
+
+	CHILD_CHECK(a && hf_secure(a, mem, page, HF_READ | HF_NOTIFY, wait_for_step, NULL, &id) == 0);
+	CHILD_CHECK(pthread_create(&thread, NULL, protect_two, mem) == 0);
+	UNTIL(step == 1);
+	b = open_one();
+	p = b ? check_sim(b, NULL, NULL) : NULL;
+	CHILD_CHECK(p);
+	pthread_mutex_lock(&p->cache.lock);
+	atomic_store(&step, 2);
+	while (!atomic_load(&other_done))
+		usleep(100);
+	odd = hf_changes_word(hf_sink_part(&b->sink[0], SUPERVISE_PART)) & 1;
+	pthread_mutex_unlock(&p->cache.lock);
+	pthread_join(thread, &failed);
+	CHILD_CHECK(!failed && odd);
+	UNTIL(!(hf_changes_word(hf_sink_part(&b->sink[0], SUPERVISE_PART)) & 1));
+	return 0;
+}
+
 /* uffd's blind spots are closed: nothing that was registered before is a hit afterwards. */
 static int blind_spots(void *arg)
 {
@@ -662,6 +710,30 @@ static int exec_self(const char *what)
 
 	execv("/proc/self/exe", (char **)argv);
 	return 1;
+}
+
+/* In a process that has the owner's memory, and keeps it after the owner has executed. */
+static int keeper_main(void *arg)
+{
+	syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+	atomic_store((_Atomic int *)arg, 1);
+	for (;;)
+		syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+	return 0;
+}
+
+/* R38: released, though the memory is still there. */
+static int owner_executes_shared(void *arg)
+{
+	static char stack[65536] __attribute__((aligned(64)));
+	struct hf_switch *sw = open_one();
+	static _Atomic int there;
+
+	CHILD_CHECK(sw && do_map_fixed(FIXED_PLACE, 4 * page) == (long)FIXED_PLACE);
+	CHILD_CHECK(deny(sw, FIXED_PLACE, 4, HF_READWRITE));
+	CHILD_CHECK(clone(keeper_main, stack + sizeof(stack), CLONE_VM | SIGCHLD, &there) > 0);
+	UNTIL(there);
+	return exec_self("--unmap");
 }
 
 /* R38 */
@@ -870,6 +942,13 @@ static int helper_is_stopped(void *arg)
 	return 0;
 }
 
+/* An errno of before, when the socket ends: a thread that takes it for the end's polls for ever. */
+static void leave_errno(void *arg, void *addr, size_t len)
+{
+	atomic_fetch_add(&times, 1);
+	errno = EAGAIN;
+}
+
 /* Both killed at once: the kernel answers ENOSYS, nothing is unmapped, nothing is a hit, and that is said. */
 static int helpers_are_killed(void *arg)
 {
@@ -880,6 +959,8 @@ static int helpers_are_killed(void *arg)
 	uint64_t id;
 
 	CHILD_CHECK(p && check_touch(p, mem, page, HF_READ) == HF_REGION_CACHED);
+	CHILD_CHECK(hf_secure(sw, mem + page, page, HF_READ | HF_NOTIFY, leave_errno, NULL, &id) == 0);
+	CHILD_CHECK(do_mprotect(mem + page, page, PROT_READ) == 0 && do_mprotect(mem + page, page, RW) == 0 && times);
 	UNTIL(s->worker);
 	kill((pid_t)s->guardian, SIGSTOP); /* or it would be faster */
 	kill((pid_t)s->worker, SIGKILL);
@@ -1236,11 +1317,13 @@ TEST(refused_is_not_told)
 TEST(told_before)
 TEST(others_are_served)
 TEST(index_is_busy)
+TEST(opened_while_told)
 TEST(blind_spots)
 TEST(owner_is_stopped)
 TEST(forked_child)
 TEST(vfork_child)
 TEST(owner_executes)
+TEST(owner_executes_shared)
 TEST(child_executes)
 TEST(owner_is_killed)
 TEST(helper_is_killed)
@@ -1392,6 +1475,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(t_deny_not_possible), cmocka_unit_test(t_deny_other_mappings),
 		cmocka_unit_test(t_deny_brk), cmocka_unit_test(t_refused_is_not_told), cmocka_unit_test(t_told_before),
 		cmocka_unit_test(t_others_are_served), cmocka_unit_test(t_index_is_busy), cmocka_unit_test(t_blind_spots),
+		cmocka_unit_test(t_opened_while_told), cmocka_unit_test(t_owner_executes_shared),
 		cmocka_unit_test(t_forked_child), cmocka_unit_test(t_vfork_child), cmocka_unit_test(t_owner_executes),
 		cmocka_unit_test(t_child_executes), cmocka_unit_test(t_owner_is_killed),
 		cmocka_unit_test(t_helper_is_killed), cmocka_unit_test(t_helper_is_stopped),

@@ -56,7 +56,15 @@
  *   replaces the pages                                          so it is not cached
  *   returns                                                     T was seen outside: cached again
  *
- * What was let through before the switch was opened: everything is quarantined at the open.
+ * What was let through before the switch was opened: everything is quarantined at the open, with a stamp from after the
+ * switch began to be told. One from before would prove nothing of a call that began in between:
+ *
+ *   opener                         T: shmat(SHM_REMAP) at a
+ *   ---------------------------    ---------------------------
+ *   (stamp 7)                      hf_get(): seen at 7
+ *                                  not trapped yet, or no switch to tell: goes on
+ *   is told from now on
+ *   stamp 8                        is not yet seen at 8
  *
  * Secured while a call is under way: the counts.
  *
@@ -226,6 +234,12 @@ static void supervise_free(struct supervise *p)
 	os_pool_unmap(p, sizeof(*p));
 }
 
+static bool is_quarantined(struct supervise *p, uint64_t start, uint64_t end)
+{
+	return quarantine_covers(&p->at_open, start, end, the.teller.tid) ||
+	       quarantine_covers(&p->quarantine, start, end, the.teller.tid);
+}
+
 #define SETTLE_US 20000
 
 /*
@@ -236,8 +250,7 @@ static void settle(struct supervise *p)
 {
 	uint64_t began = os_now_ns();
 
-	while (p->uffd && quarantine_covers(&p->quarantine, 0, UINT64_MAX, the.teller.tid) &&
-	       os_now_ns() - began < SETTLE_US * 1000ull)
+	while (p->uffd && is_quarantined(p, 0, UINT64_MAX) && os_now_ns() - began < SETTLE_US * 1000ull)
 		os_sleep_us(100);
 }
 
@@ -254,7 +267,6 @@ static int supervise_open(struct hf_sink *sink, unsigned flags, void *config, vo
 	if (!p)
 		return hf_set_error(-ENOMEM, "no memory for the proxy");
 	p->sink = hf_sink_part(sink, SUPERVISE_PART);
-	quarantine_add(&p->quarantine, 0, UINT64_MAX);
 	open_uffd(p, sink, flags);
 	pthread_mutex_lock(&lock);
 	rc = join(p);
@@ -263,6 +275,7 @@ static int supervise_open(struct hf_sink *sink, unsigned flags, void *config, vo
 		supervise_free(p);
 		return rc;
 	}
+	quarantine_add(&p->at_open, 0, UINT64_MAX); /* after join(): see above */
 	settle(p);
 	*proxy = p;
 	return 0;
@@ -279,7 +292,7 @@ static void supervise_close(void *proxy)
 /* What is quarantined, and what nobody can be told of any more. */
 static int still_watched(struct supervise *p, uint64_t start, uint64_t end)
 {
-	if (quarantine_covers(&p->quarantine, start, end, the.teller.tid))
+	if (is_quarantined(p, start, end))
 		return hf_set_error(HF_WATCH_LATER, "a part of it is being changed by another thread");
 	if (atomic_load(&the.blind))
 		return hf_set_error(HF_UNWATCHED, "the supervisor is gone");

@@ -21,7 +21,8 @@ struct supervise {
 	int uffd_error;
 	char uffd_why[192];   /* ... why */
 	bool telling;         /* an index was busy: there is more to be told. The teller's own */
-	struct quarantine quarantine; /* what userfaultfd does not tell of, until it is over */
+	struct quarantine quarantine; /* what userfaultfd does not tell of, until it is over. The teller adds */
+	struct quarantine at_open;    /* everything, until what was let through untold is over. The opener adds */
 };
 
 /* The one supervisor of the process: started by the first open, and there until the process ends. */

@@ -125,6 +125,7 @@ enum sup_state {
 	SUP_ANSWERED,  /* the worker's: send, then idle */
 };
 
+/* Aligned, so that no notification is on two pages: a worker killed while it receives has all of it, or nothing. */
 struct sup_slot {
 	_Atomic uint32_t state;
 	int32_t error;  /* the owner's answer: 0 and no `refused`: go on */
@@ -136,7 +137,9 @@ struct sup_slot {
 		struct seccomp_notif notif;
 		uint64_t room[24]; /* for a kernel whose notifications are longer */
 	};
-};
+} __attribute__((aligned(512)));
+
+_Static_assert(sizeof(struct sup_slot) == 512, "a page holds whole slots");
 
 /* The last call of a thread that was let through, or is about to be. id UINT64_MAX: being written. 0: none. */
 struct sup_caller {
@@ -170,6 +173,15 @@ struct sup_shared {
 	struct sup_deny denied[SUP_DENIES];
 	struct sup_caller caller[SUP_CALLERS];
 };
+
+/* By the worker, and once by the owner: supervise_deny.c. */
+static inline void sup_raise_break(struct sup_shared *s, uint64_t to)
+{
+	uint64_t have = atomic_load(&s->highest_break);
+
+	while (have < to && !atomic_compare_exchange_weak(&s->highest_break, &have, to))
+		;
+}
 
 #define SUP_ERRNO_BUSY 16   /* EBUSY: it would free */
 #define SUP_ERRNO_ACCESS 13 /* EACCES: it would protect */

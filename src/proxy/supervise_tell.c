@@ -56,7 +56,10 @@ static int forbids(uint64_t start, uint64_t end, void *arg)
 	return sup_denied(q->v->shared, start, end, q->slot->call.what, q->slot->call.prot);
 }
 
-/* What userfaultfd doesn't tell afterwards is quarantined first: quarantine.h. */
+/*
+ * What userfaultfd doesn't tell afterwards is quarantined first: quarantine.h. A switch may have joined since begin_all():
+ * its word must be odd, too, or what its busy index keeps could still be a hit when the call goes on.
+ */
 static int tell(uint64_t start, uint64_t end, void *arg)
 {
 	const struct question *q = arg;
@@ -68,6 +71,7 @@ static int tell(uint64_t start, uint64_t end, void *arg)
 			continue;
 		if (q->slot->call.silent)
 			quarantine_add(&p->quarantine, start, end);
+		hf_changes_begin(p->sink);
 		hf_changed(p->sink, start, end);
 	}
 	return 0;
@@ -147,6 +151,7 @@ static bool wait_for_questions(struct supervisor *v, bool telling)
 {
 	struct pollfd p = { .fd = v->socket, .events = POLLIN };
 	char bells[256];
+	ssize_t n;
 	int rc = poll(&p, 1, telling ? 1 : -1);
 
 	if (rc < 0 && errno != EINTR)
@@ -155,7 +160,9 @@ static bool wait_for_questions(struct supervisor *v, bool telling)
 		return true;
 	if (p.revents & POLLNVAL)
 		return false;
-	return recv(v->socket, bells, sizeof(bells), MSG_DONTWAIT) > 0 || errno == EAGAIN || errno == EINTR;
+	/* 0, the end, sets no errno: an EAGAIN from before must not have us poll for ever. */
+	n = recv(v->socket, bells, sizeof(bells), MSG_DONTWAIT);
+	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
 void *supervise_teller(void *supervisor)

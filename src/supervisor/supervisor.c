@@ -109,6 +109,11 @@ static bool status_is_of(long tid, uint64_t owner)
 	return !word[n] && tgid == owner;
 }
 
+static bool is_alive(uint32_t tid)
+{
+	return sys2(SYS_kill, tid, 0) != -ESRCH;
+}
+
 /* The owner's address space still exists: /proc/self/maps, opened by the owner, gives nothing once it has ended. */
 static bool memory_is_there(void)
 {
@@ -120,29 +125,26 @@ static bool memory_is_there(void)
 
 /*
  * Does the thread run in the owner's address space? Compared with a thread that lives as long as that does. Where
- * kcmp(2) is not there or not allowed: by the process; then a vfork child of the owner counts as foreign.
+ * kcmp(2) is not there or not allowed: by the process; then a vfork child of the owner counts as foreign. The teller never
+ * ends by itself: without it the owner has ended or executed, even if a process that shared its memory keeps that.
  */
 static bool is_owners(long tid)
 {
+	uint32_t teller = atomic_load(&shared->teller);
 	long rc;
 
 	if (owner_ended || atomic_load(&shared->gone) || !tid)
 		return false;
-	rc = sys5(SYS_kcmp, atomic_load(&shared->teller), tid, KCMP_VM, 0, 0);
+	rc = sys5(SYS_kcmp, teller, tid, KCMP_VM, 0, 0);
 	if (rc > 0 || (rc < 0 && !status_is_of(tid, shared->owner)))
 		return false;
-	if (memory_is_there())
+	if (memory_is_there() && (rc != -ESRCH || is_alive(teller)))
 		return true;
 	atomic_store(&shared->gone, 1);
 	return false;
 }
 
 /* ------------------------------------------------------------------ what was let through */
-
-static bool is_alive(uint32_t tid)
-{
-	return sys2(SYS_kill, tid, 0) != -ESRCH;
-}
 
 /* The place of this thread; one of a thread that has ended when all near it are taken. NULL: none. */
 static struct sup_caller *find_caller(uint32_t tid)
@@ -289,10 +291,8 @@ static void ask(struct sup_slot *s)
 /* The highest break ever asked for, before the call is let through: no shrinking is overlooked. */
 static void track_break(const struct sup_slot *s)
 {
-	uint64_t to = s->notif.data.args[0];
-
-	if (s->call.find == SUP_FIND_BREAK && to > atomic_load(&shared->highest_break))
-		atomic_store(&shared->highest_break, to);
+	if (s->call.find == SUP_FIND_BREAK)
+		sup_raise_break(shared, s->notif.data.args[0]);
 }
 
 /* Must the owner be asked? What userfaultfd doesn't tell of is always told; else what may be secured. */
@@ -356,7 +356,8 @@ static void finish_answered(void)
 
 /*
  * The socket is closed, but the owner's thread may be at its last answers: the slots are ours again only when it has said
- * that it gave up, or is gone. Then what was asked is decided without it. True: not yet.
+ * that it gave up, or is gone. Then what was asked is decided without it. True: not yet. Also when the owner is gone
+ * and the socket is open: in a process that shared its memory and its descriptors.
  */
 static bool wait_for_last_answers(void)
 {
@@ -477,10 +478,15 @@ static void begin_as_worker(long parent)
 		swap_roles();
 }
 
+/*
+ * With all slots asked nothing is received until one is answered, not even the teller's own calls. It answers, unless it
+ * waits in a callback for a call that waits here: such a callback breaks its contract (hf_changed_fn).
+ */
 static void serve(void)
 {
 	struct timespec soon = { 0, 1000000 };
-	bool waiting = atomic_load(&shared->deaf) && wait_for_last_answers();
+	bool over = atomic_load(&shared->deaf) || atomic_load(&shared->gone);
+	bool waiting = over && wait_for_last_answers();
 	bool full = !free_slot();
 	struct pollfd fds[4] = {
 		{ .fd = listener, .events = full ? 0 : POLLIN },
