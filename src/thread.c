@@ -196,6 +196,8 @@ static bool is_by_address(int nr)
 struct question {
 	uint64_t stamp, start, end;
 	int self, except;
+	bool (*was_out)(int tid); /* NULL: about madvise and the like */
+	bool (*concerns)(int nr);
 };
 
 /* What /proc/self/task/TID/syscall says of a sleeping thread: "28 0x7f0000000000 0x1000 0x4 ...". */
@@ -207,10 +209,12 @@ static enum proof asleep_elsewhere(int tid, const struct question *q)
 	int nr;
 
 	if (is_kernel_worker(tid, &known))
-		return known && worker_is_idle(tid) ? ALL_OVER : NOT_PROVED;
+		return known && (q->concerns || worker_is_idle(tid)) ? ALL_OVER : NOT_PROVED;
 	if (!known || read_task(tid, "syscall", buf, sizeof(buf)) <= 0 ||
 	    sscanf(buf, "%d %llx %llx", &nr, &addr, &len) != 3) /* "running", or in no system call */
 		return NOT_PROVED;
+	if (nr >= 0 && q->concerns)
+		return q->concerns(nr) ? NOT_PROVED : ALL_OVER;
 	if (nr < 0 || is_anywhere(nr))
 		return NOT_PROVED;
 	if (!is_by_address(nr))
@@ -262,6 +266,8 @@ static enum proof prove_one(int tid, const struct question *q)
 	enum proof proof;
 
 	if (tid == q->self || tid == q->except || seen_in_library(tid, q->stamp))
+		return ALL_OVER;
+	if (q->was_out && q->was_out(tid))
 		return ALL_OVER;
 	proof = asleep_elsewhere(tid, q);
 	return proof == NOT_PROVED && ran_in_user_mode(tid, q->stamp) ? ALL_OVER : proof;
@@ -319,10 +325,9 @@ static enum proof prove_all(int fd, const struct question *q)
 		       proof : NOT_PROVED;
 }
 
-enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except)
+static enum proof prove(const struct question *q)
 {
 	static pthread_mutex_t prove_lock = PTHREAD_MUTEX_INITIALIZER;
-	struct question q = { stamp, start, end, (int)syscall(SYS_gettid), except };
 	enum proof proof = NOT_PROVED;
 	int fd;
 
@@ -331,9 +336,23 @@ enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except
 		return NOT_PROVED;
 	fd = os_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
 	if (fd >= 0) {
-		proof = prove_all(fd, &q);
+		proof = prove_all(fd, q);
 		close(fd);
 	}
 	pthread_mutex_unlock(&prove_lock);
 	return proof;
+}
+
+enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except)
+{
+	struct question q = { stamp, start, end, (int)syscall(SYS_gettid), except, NULL, NULL };
+
+	return prove(&q);
+}
+
+bool thread_prove_out(uint64_t stamp, int except, bool (*was_out)(int tid), bool (*concerns)(int nr))
+{
+	struct question q = { stamp, 0, UINT64_MAX, (int)syscall(SYS_gettid), except, was_out, concerns };
+
+	return prove(&q) == ALL_OVER;
 }

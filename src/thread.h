@@ -151,4 +151,10 @@ uint64_t thread_tick(void);
 enum proof { NOT_PROVED, OVER_HERE, ALL_OVER };
 enum proof thread_prove(uint64_t stamp, uint64_t start, uint64_t end, int except);
 
+/*
+ * The same of the calls of which concerns() is true, by their number, wherever they work: true: each has ended. was_out():
+ * it is known otherwise that the thread was outside since. What an io_uring's worker does is no call.
+ */
+bool thread_prove_out(uint64_t stamp, int except, bool (*was_out)(int tid), bool (*concerns)(int nr));
+
 #endif
