@@ -11,11 +11,14 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -1139,6 +1142,46 @@ static int threads_at_start(void *arg)
 	return 0;
 }
 
+/* A call that was in the kernel before the filter: it waits for a userfaultfd of the test's, then empties what is denied. */
+static int watch_removal(char *p)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
+	struct uffdio_register reg = { { (uintptr_t)p, page }, UFFDIO_REGISTER_MODE_MISSING, 0 };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	return fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &reg) == 0 ? fd : -1;
+}
+
+static void *empty_one(void *arg)
+{
+	return do_madvise(arg, page, MADV_DONTNEED) ? arg : NULL;
+}
+
+static int calls_of_before(void *arg)
+{
+	char *p = map(), *q = p + 4 * page;
+	int fd = watch_removal(p);
+	struct pollfd event = { fd, POLLIN, 0 };
+	struct hf_switch *sw;
+	struct uffd_msg msg;
+	pthread_t thread;
+	uint64_t id = 0;
+	void *failed;
+
+	CHILD_CHECK(fd >= 0 && pthread_create(&thread, NULL, empty_one, p) == 0);
+	CHILD_CHECK(poll(&event, 1, 60000) == 1);
+	sw = open_one();
+	CHILD_CHECK(sw && hf_secure(sw, p, page, HF_READ | HF_DENY, NULL, NULL, &id) == -EAGAIN && !id);
+	CHILD_CHECK(strstr(hf_error(), "since before"));
+	/* It ends, and then it can be denied: by the last attempt nothing was. */
+	CHILD_CHECK(read(fd, &msg, sizeof(msg)) == sizeof(msg));
+	pthread_join(thread, &failed);
+	CHILD_CHECK(!failed && do_munmap(q, page) == 0);
+	close(fd);
+	CHILD_CHECK(deny(sw, p, 2, HF_READ) && p[page] == 2 && fails(do_madvise(p, page, MADV_DONTNEED), EBUSY));
+	return 0;
+}
+
 static void *own_filter(void *arg)
 {
 	struct sock_filter allow = { BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW };
@@ -1331,6 +1374,7 @@ TEST(helper_is_stopped)
 TEST(nobody_sees_it)
 TEST(several_switches)
 TEST(threads_at_start)
+TEST(calls_of_before)
 TEST(thread_with_filter)
 TEST(probe_leaves_nothing)
 TEST(storm)
@@ -1475,7 +1519,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(t_deny_not_possible), cmocka_unit_test(t_deny_other_mappings),
 		cmocka_unit_test(t_deny_brk), cmocka_unit_test(t_refused_is_not_told), cmocka_unit_test(t_told_before),
 		cmocka_unit_test(t_others_are_served), cmocka_unit_test(t_index_is_busy), cmocka_unit_test(t_blind_spots),
-		cmocka_unit_test(t_opened_while_told), cmocka_unit_test(t_owner_executes_shared),
+		cmocka_unit_test(t_opened_while_told), cmocka_unit_test(t_calls_of_before),
+		cmocka_unit_test(t_owner_executes_shared),
 		cmocka_unit_test(t_forked_child), cmocka_unit_test(t_vfork_child), cmocka_unit_test(t_owner_executes),
 		cmocka_unit_test(t_child_executes), cmocka_unit_test(t_owner_is_killed),
 		cmocka_unit_test(t_helper_is_killed), cmocka_unit_test(t_helper_is_stopped),

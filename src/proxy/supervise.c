@@ -91,6 +91,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../thread.h"
 #include "proxy.h"
 #include "supervise.h"
 #include "supervise_start.h"
@@ -170,6 +171,7 @@ static int start_supervisor(void)
 		os_fork_word_free(word);
 		return rc;
 	}
+	the.loaded = thread_tick();
 	hf_close_on_fork(the.socket); /* full: a child holds it open, and the pidfd tells of our end */
 	atomic_store(word, 1);
 	atomic_store(&alive, word);
@@ -320,9 +322,12 @@ static int supervise_secure(void *proxy, uint64_t start, uint64_t end, unsigned 
 
 static int deny(void *proxy, uint64_t start, uint64_t end, unsigned access, uint64_t *id)
 {
+	int rc;
+
 	if (atomic_load(&the.blind))
 		return hf_set_error(-EBADF, "the supervisor of this process is gone: nothing can be denied");
-	return supervise_deny(the.shared, start, end, access, id);
+	rc = supervise_wait_for_old(&the);
+	return rc ? rc : supervise_deny(the.shared, start, end, access, id);
 }
 
 /* What is watched has the bit of our part, what is denied has not. */

@@ -33,6 +33,8 @@ struct supervisor {
 	_Atomic uint32_t go;       /* futex. 0: not yet; 1: the supervisor serves; 2: it came to nothing */
 	_Atomic uint32_t turn;     /* odd while the teller is at the switches */
 	_Atomic bool blind;        /* the socket was closed: nothing is told any more */
+	uint64_t loaded;           /* thread_clock, when the filter was */
+	_Atomic bool old_are_over; /* all calls that were in the kernel before the filter was loaded have ended */
 	_Atomic(struct supervise *) open[SUPERVISE_OPEN];
 };
 
@@ -47,7 +49,8 @@ int supervise_each_range(const struct sup_call *c, const struct seccomp_data *d,
 			 int (*each)(uint64_t start, uint64_t end, void *arg), void *arg);
 uint64_t supervise_break(void);
 
-/* supervise_deny.c */
+/* supervise_deny.c. The first: 0, or -EAGAIN; before anything may be denied. */
+int supervise_wait_for_old(struct supervisor *v);
 int supervise_deny(struct sup_shared *s, uint64_t start, uint64_t end, unsigned access, uint64_t *id);
 void supervise_undeny(struct sup_shared *s, uint64_t start, uint64_t end, uint64_t id);
 

@@ -9,7 +9,8 @@
  *   looks at the notes                   looks at the entries: refuses, or lets it through
  *
  * Either the supervisor sees the entry, or D sees the note. What D has seen may be under way: it waits until T was seen
- * elsewhere. Nothing here takes a lock, so a signal handler that unmaps, and so waits for the supervisor, never waits for
+ * elsewhere. Of calls that were in the kernel before the filter was loaded there is no note: the first to deny waits until each
+ * thread was seen outside of such a call since. Nothing here waits for a lock, so a signal handler that unmaps, and so waits for the supervisor, never waits for
  * the thread that it interrupted.
  */
 #include <errno.h>
@@ -22,7 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../thread.h"
 #include "supervise.h"
+#include "supervise_calls.h"
 
 #define PATIENCE_NS 1000000000ull
 #define LOOKS 64
@@ -149,6 +152,50 @@ static int wait_for_others(struct sup_shared *s, uint64_t start, uint64_t end)
 			return hf_set_error(-EAGAIN, "a system call that changes a part of 0x%" PRIx64 "-0x%" PRIx64
 					    " was under way and didn't end within a second", start, end);
 		os_sleep_us(50);
+	}
+	return 0;
+}
+
+/* ------------------------------------------------------------------ calls from before the filter */
+
+/* A note, though it may be another thread's of that number by now: then this one began after the filter was loaded. */
+static bool was_noted(int tid)
+{
+	const struct sup_shared *s = supervise_shared();
+
+	for (uint32_t i = 0; i < 64; i++)
+		if (atomic_load(&s->caller[((uint32_t)tid + i) % SUP_CALLERS].tid) == (uint32_t)tid)
+			return true;
+	return false;
+}
+
+/* In our own ABI: a number alone doesn't tell which one it is of, and recvfrom(2) is the other's brk(2). */
+static bool is_watched(int nr)
+{
+#ifdef __x86_64__
+	nr &= ~SUP_X32_BIT;
+#endif
+	for (unsigned i = 0; i < SUP_ROWS; i++)
+		if (sup_rows[i].arch == sup_rows[0].arch && sup_rows[i].nr == nr)
+			return true;
+	return false;
+}
+
+/* The break, too, may have been moved by such a call after it was first looked at. */
+int supervise_wait_for_old(struct supervisor *v)
+{
+	uint64_t began = os_now_ns();
+
+	while (!atomic_load(&v->old_are_over)) {
+		if (thread_prove_out(v->loaded, v->teller.tid, was_noted, is_watched)) {
+			sup_raise_break(v->shared, supervise_break());
+			atomic_store(&v->old_are_over, true);
+		} else if (os_now_ns() - began > PATIENCE_NS) {
+			return hf_set_error(-EAGAIN, "a system call that changes memory may be under way since before the "
+					    "process was supervised: no proof within a second that all have ended");
+		} else {
+			os_sleep_us(50);
+		}
 	}
 	return 0;
 }
