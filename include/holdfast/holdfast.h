@@ -124,7 +124,8 @@ typedef void (*hf_changed_fn)(void *arg, void *addr, size_t len);
  *
  * Errors: -EINVAL (flags, empty, wrap), -EFAULT (not wholly mapped), -EACCES (mapped with fewer
  * rights), -ENOTSUP (deny asked and the proxy can't), -EOPNOTSUPP (the proxy is blind to changes of
- * this kind of mapping: I6), -EAGAIN (the range is changing just now), -ENOMEM. *id is never 0.
+ * this kind of mapping: I6), -EAGAIN (the range is changing just now, or with HF_DENY that can't be ruled out within a
+ * second), -ENOMEM. *id is never 0.
  */
 int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_changed_fn changed,
 	      void *arg, uint64_t *id);
