@@ -1523,6 +1523,18 @@ static void decoding(void **state)
 	}
 }
 
+/*
+ * ThreadSanitizer's runtime unmaps with locks of its own held, which the instrumented library needs to answer: a storm of
+ * calls ends in a deadlock now and then, of which nothing is ours. (docs/architecture.md: a program that is instrumented with
+ * a library that isn't has no such trouble.)
+ */
+static void left_out(void **state)
+{
+	skip();
+}
+
+#define STORMY(test) { #test, CHECK_TSAN ? left_out : test, NULL, NULL, NULL }
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1539,7 +1551,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(t_nobody_sees_it), cmocka_unit_test(t_several_switches), cmocka_unit_test(t_signals),
 		cmocka_unit_test(t_threads_at_start), cmocka_unit_test(t_thread_with_filter),
 		cmocka_unit_test(t_privileges), cmocka_unit_test(t_probe_leaves_nothing), cmocka_unit_test(t_start_fails),
-		cmocka_unit_test(t_storm), cmocka_unit_test(t_deny_race), cmocka_unit_test(t_blind_spots_raced),
+		STORMY(t_storm), cmocka_unit_test(t_deny_race), STORMY(t_blind_spots_raced),
 		cmocka_unit_test(t_owner_is_stopped), cmocka_unit_test(t_helpers_are_killed),
 		cmocka_unit_test(t_descriptors_are_closed), cmocka_unit_test(decoding),
 #ifdef __x86_64__
