@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# shellcheck shell=sh disable=SC2154
+# For run.sh and its like: how the guest is started. $here, $dir and $series are set.
+
+accel=${ACCEL:-}
+
+# KVM where it is and works, which is tried once: some machines have the device, and no guest starts with it. Else
+# software emulation of two processors by two threads. ACCEL=kvm or tcg: that.
+choose_accel() {
+	[ -z "$accel" ] || return 0
+	accel=tcg
+	[ -r /dev/kvm ] && [ -w /dev/kvm ] || return 0
+	if [ ! -f "$dir/accel" ]; then
+		accel=kvm
+		(quiet=1 && boot "$dir/probe" probe.list 20) 2>"$dir/kvm.log" || true
+		grep -q '^# end: 1 passed' "$dir/probe/results" || accel=tcg
+		echo "$accel" >"$dir/accel"
+	fi
+	accel=$(cat "$dir/accel")
+	[ "$accel" = kvm ] || echo "# /dev/kvm is there, but no guest starts with it"
+}
+
+# All the checking that Debian's kernels have in them. A warning is a panic, a panic restarts, and QEMU doesn't: it
+# ends with 0. Lockups are looked for with patience: two busy processors may be late by many seconds here.
+#   slab_debug: F consistency, Z red zones, P poison, U who allocated; page_poison: what is written to freed pages
+slab=slab_debug
+[ "$series" != 6.1 ] || slab=slub_debug
+debug="panic=-1 oops=panic panic_on_warn=1 $slab=FZPU page_poison=1 kfence.sample_interval=100
+	sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.hung_task_panic=1
+	watchdog_thresh=30 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=90 sysctl.kernel.panic_on_rcu_stall=1"
+
+# boot OUT LIST SECONDS [WORD-FOR-THE-KERNEL | -QEMU-OPTION]...: results are shown as they come, if $quiet is empty
+boot() {
+	out=$1 words="list=$2" seconds=$3
+	shift 3
+	rm -rf "$out" && mkdir -p "$out/files"
+	while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+		words="$words $1"
+		shift
+	done
+	case $accel in
+	tcg) emulator=tcg,thread=multi ;;
+	*) emulator=$accel words="$words kvm=1" ;;
+	esac
+	{
+		rc=0
+		timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$emulator" -cpu max -M q35 -smp 2 -m 1024 \
+			-nodefaults -display none -no-reboot -monitor none \
+			-serial "file:$out/console" -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 \
+			-kernel "$dir/vmlinux" -initrd "$dir/initrd" -append "console=ttyS0 loglevel=5 nokaslr \
+			mitigations=off tsc=reliable hugepages=16 cryptomgr.notests $(echo $debug) $words" "$@" </dev/null || rc=$?
+		echo "$rc" >"$out/status"
+	} | tee "$out/results" | awk -v files="$out/files" -v quiet="${quiet:-}" '
+		/^#file / { file = files "/" $2; printf "" >file; next }
+		/^#end / { close(file); next }
+		/^\|/ { print substr($0, 2) >file; next }
+		/^# run / { next }
+		!quiet { print; fflush() }'
+}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# shellcheck shell=sh disable=SC2154,SC2034
+# For run.sh --control: what must be noticed, is. First complaints of a kernel as judge.sh reads them, then guests in
+# which things go wrong. $here, $dir and $series are set.
+set +e
+good=0
+bad=0
+
+# noticed WHAT: by the exit status of what ran before
+noticed() {
+	if [ "$?" = 0 ]; then
+		good=$((good + 1))
+		echo "ok - control: $1"
+	else
+		bad=$((bad + 1))
+		echo "not ok - control: $1"
+	fi
+}
+
+# says OUT PATTERN: what judge.sh said of OUT, and that it failed
+says() {
+	! grep -qx 0 "$1/judged" && grep -qE "$2" "$1/verdict" && return 0
+	sed 's/^/#   /' "$1/verdict"
+	return 1
+}
+
+judged() {
+	rc=0
+	sh "$here/judge.sh" control "$1" >"$1/verdict" 2>&1 || rc=$?
+	echo "$rc" >"$1/judged"
+}
+
+# a run as it should be: the judge says so. Then each thing by which it may be worse.
+sample() {
+	rm -rf "$dir/sample" && mkdir -p "$dir/sample"
+	printf '# kernel 6\n# run a\nok 1 - a (0.1 s)\n1..1\n# end: 1 passed, 0 failed, 0 skipped\n' >"$dir/sample/results"
+	printf '[    0.04] tsc: Unable to calibrate against PIT\r\n[    1.0] mtrr: fine\r\n' >"$dir/sample/console"
+	echo 33 >"$dir/sample/status"
+}
+
+sample
+judged "$dir/sample"
+grep -qx 0 "$dir/sample/judged" && grep -qx 'control: 1 passed, 0 failed, 0 skipped' "$dir/sample/verdict"
+noticed "a good run is good"
+while read -r complaint; do
+	sample
+	printf '[    2.000000] %s\r\n' "$complaint" >>"$dir/sample/console"
+	judged "$dir/sample"
+	says "$dir/sample" 'not ok - control: the kernel complained: \[    2.000000\]'
+	noticed "the log: $complaint"
+done <<'EOF'
+WARNING: CPU: 1 PID: 140 at mm/gup.c:1234 try_grab_page+0x1/0x2
+BUG: KASAN: slab-use-after-free in hf_event+0x10/0x20 [holdfast]
+BUG: KFENCE: out-of-bounds read in hf_event+0x10/0x20 [holdfast]
+BUG kmalloc-64 (Tainted: G           O      ): Right Redzone overwritten
+BUG hf_range (Not tainted): Objects remaining in hf_range on __kmem_cache_shutdown()
+BUG: Bad page state in process test_uring  pfn:12345
+BUG: unable to handle page fault for address: ffffffffc0402000
+BUG: sleeping function called from invalid context at kernel/locking/rwsem.c:1526
+UBSAN: array-index-out-of-bounds in kmod/range.c:10:2
+refcount_t: underflow; use-after-free.
+general protection fault, probably for non-canonical address 0xdead000000000122: 0000 [#1] PREEMPT SMP
+INFO: task rmmod:321 blocked for more than 90 seconds.
+rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:
+watchdog: BUG: soft lockup - CPU#0 stuck for 61s! [kmod_test:200]
+list_del corruption. next->prev should be ffff888003b2a000, but was ffff888003b2a100
+Kernel panic - not syncing: kernel: panic_on_warn set ...
+unregister_netdevice: waiting for veth0 to become free. Usage count = 2
+Out of memory: Killed process 140 (test_api) total-vm:1000kB
+EOF
+
+# worse WHAT PATTERN SED-COMMAND: change the results, and the judge sees it
+worse() {
+	sample
+	sed -i "$3" "$dir/sample/results"
+	judged "$dir/sample"
+	says "$dir/sample" "$2"
+	noticed "the results: $1"
+}
+worse "no end line" 'there is no end line' '/^# end/d'
+worse "a lost line" 'ended with .*the lines say' '/^ok 1/d'
+worse "a wrong number" 'result 2 came as number 1' 's/^ok 1/ok 2/'
+worse "another count" 'ended with .*the lines say' 's/# end: 1/# end: 2/'
+worse "an end inside of a test" 'the guest ended in the test b' '$a # run b'
+worse "nothing" 'said nothing' d
+worse "none passed" 'control: 0 passed' 's/(0.1 s)/# SKIP why/; s/1 passed, 0 failed, 0/0 passed, 0 failed, 1/'
+worse "a failure, and the guest's own status says good" "status is 33, not 35" 's/^ok/not ok/; s/1 passed, 0/0 passed, 1/'
+for status in 0 1 35 124 134 ""; do
+	sample
+	echo "$status" >"$dir/sample/status"
+	judged "$dir/sample"
+	says "$dir/sample" "time is over|switched itself off|QEMU's status is"
+	noticed "QEMU's status '$status'"
+done
+
+# Four guests at once: most of the time they wait for each other's processor, not for one that would be free.
+quiet=1
+choose_accel
+echo "# four guests in which things go wrong"
+boot "$dir/control" control.list 200 panic_on_warn=0 & # else the first slab report ends it
+boot "$dir/control-warn" control-warn.list 120 &
+boot "$dir/control-end" control-end.list 120 panic_on_warn=0 &
+boot "$dir/control-stuck" control-stuck.list 15 &
+wait
+for out in control control-warn control-end control-stuck; do
+	judged "$dir/$out"
+done
+
+# Every line of the list by the beginning of its name, and no other.
+grep -v '^#' "$here/control.list" | while read -r name rest; do
+	case $name in
+	*-in-part) part=": part" ;;
+	*) part= ;;
+	esac
+	case $name in
+	passes*) want="^ok [0-9]* - $name$part \\|^ok [0-9]* - $name$part\$" ;;
+	fails*) want="^not ok [0-9]* - $name$part\\( \\|\$\\)" ;;
+	skips*) want="^ok [0-9]* - $name # SKIP ." ;;
+	esac
+	grep -q "$want" "$dir/control/results" || echo "$name"
+done >"$dir/control/wrong"
+[ ! -s "$dir/control/wrong" ] || {
+	sed 's/^/#   not as its name says: /' "$dir/control/wrong"
+	sed 's/^/#   /' "$dir/control/results"
+	false
+}
+noticed "every test ends as its name in control.list says"
+says "$dir/control" '^not ok .*the kernel complained' && says "$dir/control" 'BUG kmalloc-64' &&
+	says "$dir/control-end" '^not ok .*the kernel complained' && says "$dir/control-end" 'BUG kmalloc-64' &&
+	grep -q '^not ok .* - overrun (the kernel complained' "$dir/control-end/results"
+noticed "a slab report is a failure"
+grep -q '^not ok .*fails-pin (1 pages still pinned' "$dir/control/results"
+noticed "a page that stays pinned is a failure of the test that left it"
+[ "$(cat "$dir/control/status")" = 35 ]
+noticed "the guest's own status says that tests failed"
+[ "$(od -An -c "$dir/control/files/whole.txt" | tr -d ' \n')" = '#endwhole.txt\n|\nok1-noresult\n' ]
+noticed "a file arrives as it was, whatever is in it"
+says "$dir/control-warn" 'the kernel complained: .*guest_control|WARNING' && says "$dir/control-warn" 'in the test warns' &&
+	says "$dir/control-warn" "restarted or switched itself off"
+noticed "a kernel that warns ends at once, and where is told"
+says "$dir/control-end" 'there is no end line' && says "$dir/control-end" 'in the test ends'
+noticed "a guest that ends in the middle, as if all were good"
+says "$dir/control-stuck" 'the time is over'
+noticed "a guest that doesn't end"
+
+echo "guest controls $series: $good passed, $bad failed"
+[ "$bad" = 0 ]

@@ -1,0 +1,92 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# Boot a Debian kernel in QEMU and run the tests in it that this machine's kernel can't run.
+#   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--control|--all|--two|--none] BUILD
+#   -s         the kernel's series (6.12)
+#   -l         the list of tests in this folder (tests.list)
+#   -t         the most seconds the guest gets (900)
+#   --control  break it in every way that it should notice, and see that it does
+#   --all      --control, then the tests
+#   --two      two guests with an Ethernet between them
+#   --none     fetch, build and pack only
+# BUILD is a Meson build folder with the tests built. What is fetched stays in BUILD/guest/SERIES, what a run leaves
+# is in BUILD/guest/SERIES/run: results, console, status, files/. KVM is used where guests start with it (ACCEL=tcg: not).
+# The last line is "guest SERIES: P passed, F failed, S skipped". Exit 3: the kernel can't be had.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+series=6.12 list=tests.list limit=900 mode=tests
+while [ $# -gt 1 ]; do
+	case $1 in
+	-s) series=$2 && shift ;;
+	-l) list=$2 && shift ;;
+	-t) limit=$2 && shift ;;
+	--control | --all | --two | --none) mode=${1#--} ;;
+	*) break ;;
+	esac
+	shift
+done
+[ $# = 1 ] && [ -x "$1/tools/holdfast" ] || {
+	sed -n 's/^# \{0,1\}//; 3,14p' "$0" >&2
+	exit 2
+}
+build=$(cd "$1" && pwd)
+dir=$build/guest/$series
+. "$here/boot.sh"
+
+step() {
+	now=$(date +%s)
+	echo "# $1: $((now - began)) s"
+	began=$now
+}
+began=$(date +%s)
+
+sh "$here/fetch.sh" "$series" "$dir" || exit 3
+kernel=$(cat "$dir/version")
+step "kernel $kernel"
+
+# build_module FOLDER: in a copy, the sources stay as they are. Debian's headers have no whole vmlinux: no BTF.
+build_module() {
+	rm -rf "$dir/src" && mkdir -p "$dir/src" "$dir/modules"
+	cp -r "$here/../../include" "$1" "$dir/src/"
+	make -s -C "$dir/src/${1##*/}" KDIR="$dir/headers/usr/src/linux-headers-$kernel" CONFIG_DEBUG_INFO_BTF_MODULES= \
+		>"$dir/module.log" 2>&1 && ! grep -i warning "$dir/module.log" || {
+		cat "$dir/module.log"
+		echo "not ok - guest $series: ${1##*/} doesn't build, or with warnings"
+		echo "guest $series: 0 passed, 1 failed, 0 skipped"
+		exit 1
+	}
+	cp "$dir/src/${1##*/}"/*.ko "$dir/modules/"
+}
+rm -rf "$dir/modules"
+build_module "$here/control"
+[ ! -d "$here/../../kmod" ] || build_module "$here/../../kmod"
+step "modules"
+
+${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/init" "$here/init.c"
+sh "$here/pack.sh" "$build" "$dir" "$dir"
+step "packed, $(($(wc -c <"$dir/initrd") >> 20)) MiB"
+
+# judge NAME OUT: what boot left there
+judge() {
+	sh "$here/judge.sh" "$1" "$2"
+}
+
+choose_accel
+bad=0
+case $mode in
+none | two) ;;
+control | all)
+	(. "$here/control.sh") || bad=1
+	step "controls"
+	;;
+esac
+case $mode in
+tests | all)
+	boot "$dir/run" "$list" "$limit"
+	step "guest"
+	judge "guest $series" "$dir/run" || bad=1
+	;;
+two) . "$here/two.sh" ;;
+esac
+exit "$bad"
