@@ -22,6 +22,11 @@ check:
 	@sh scripts/need.sh check
 	@sh scripts/check.sh $(BUILD)
 
+# What takes a kernel of its own, in QEMU: docs and options in tests/guest. make check-guest GUEST="-s 6.1"
+check-guest:
+	@sh scripts/need.sh guest
+	@sh scripts/check.sh --guest $(BUILD) $(GUEST)
+
 # make fuzz SECONDS=600: so long for each target.
 fuzz:
 	@sh scripts/need.sh check
@@ -46,4 +51,4 @@ clean:
 $(BUILD)/build.ninja:
 	meson setup $(BUILD)
 
-.PHONY: all demo check fuzz bench soak install clean
+.PHONY: all demo check check-guest fuzz bench soak install clean

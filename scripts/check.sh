@@ -1,10 +1,19 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # Build and test: gcc as you are, gcc unprivileged, clang with ASan and UBSan, clang with TSan.
-# Warnings are errors. The last line is "N passed, M failed".   check.sh [BUILD-DIR]
+# Warnings are errors. Last, a guest in QEMU. The last line is "N passed, M failed".
+#   check.sh [BUILD-DIR]
+#   check.sh --guest BUILD-DIR [OPTIONS]   only the guest, with options for tests/guest/run.sh
 set -u
 cd "$(dirname "$0")/.." || exit 1
+PATH=$PATH:/usr/sbin:/sbin
+only=
+[ "${1:-}" != --guest ] || {
+	only=guest
+	shift
+}
 build=${1:-build}
+[ $# = 0 ] || shift
 passed=0
 failed=0
 
@@ -51,6 +60,63 @@ broken() {
 	failed=$((failed + 1))
 }
 
+# no_guest WHY: a machine that tests every change must be able to
+no_guest() {
+	if [ "${CI:-}" = true ]; then
+		echo "== guest: FAILED: $1"
+		failed=$((failed + 1))
+	else
+		echo "== guest: left out: $1"
+	fi
+}
+
+# guest OPTIONS...
+guest() {
+	echo "== guest"
+	[ "$(uname -m)" = x86_64 ] || {
+		no_guest "it is for x86_64"
+		return
+	}
+	sh scripts/need.sh guest || {
+		no_guest "what it needs isn't installed"
+		return
+	}
+	for tool in qemu-system-x86_64 busybox cpio depmod apt-get; do
+		command -v $tool >/dev/null || {
+			no_guest "there is no $tool"
+			return
+		}
+	done
+	{
+		sh tests/guest/run.sh "$@" "$build"
+		echo "$?" >"$build/guest.rc"
+	} 2>&1 | tee "$build/guest.out"
+	rc=$(cat "$build/guest.rc")
+	[ "$rc" != 3 ] || {
+		no_guest "no kernel for it, or nothing built to run in it"
+		return
+	}
+	good=$(sed -n 's/^guest .*: \([0-9]*\) passed, [0-9]* failed.*/\1/p' "$build/guest.out" | paste -sd+)
+	bad=$(sed -n 's/^guest .*: [0-9]* passed, \([0-9]*\) failed.*/\1/p' "$build/guest.out" | paste -sd+)
+	good=$((${good:-0})) bad=$((${bad:-0}))
+	[ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it ended before it could say so
+	[ "$good" -gt 0 ] || [ "$bad" -gt 0 ] || bad=1
+	echo "== guest: $good passed, $bad failed"
+	passed=$((passed + good))
+	failed=$((failed + bad))
+}
+
+total() {
+	echo "$passed passed, $failed failed"
+	[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+	exit
+}
+
+if [ "$only" = guest ]; then
+	if setup "$build" gcc; then guest --all "$@"; else broken gcc; fi
+	total
+fi
+
 if setup "$build" gcc; then
 	run "gcc" "$build" testlog
 	as="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
@@ -94,5 +160,6 @@ fuzz() {
 fuzz 20 index
 fuzz 60 wire descriptor # what a peer sends
 
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+guest --all
+
+total
