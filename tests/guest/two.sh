@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2154,SC2034
 # For run.sh --two: two guests with an Ethernet between them, which is a socket. $here, $dir, $series, $limit are set.
 wire=$(mktemp -d)
 quiet=1

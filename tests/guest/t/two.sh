@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# shellcheck shell=sh disable=SC2154
 # One of two guests with an Ethernet between them; $node is 1 or 2. Node 1 serves, node 2 asks.
 set -eu
 modprobe virtio_net
