@@ -61,7 +61,8 @@ static struct entry *new_entry(struct hf_cache *c)
 		pthread_mutex_lock(&c->lock);
 		e = pool_get(&c->pool, &id);
 	}
-	e->id = id; /* the same in each of its lives */
+	if (e->id != id)
+		e->id = id; /* in its first life; the same in all others, and read without the lock: cache_hand_over() */
 	return e;
 }
 

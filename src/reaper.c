@@ -14,14 +14,18 @@
  * call into the kernel. */
 #define NAP_US 100
 
+/*
+ * The head may be taken by the reaper and be in another life before the exchange, which then fails. All that is read of it
+ * is its id, which is written once, before it was first pushed: acquire.
+ */
 void cache_hand_over(struct hf_cache *c, struct entry *e)
 {
-	struct entry *head = atomic_load_explicit(&c->reap, memory_order_relaxed);
+	struct entry *head = atomic_load_explicit(&c->reap, memory_order_acquire);
 
 	do {
 		entry_push(e, head);
 	} while (!atomic_compare_exchange_weak_explicit(&c->reap, &head, e, memory_order_release,
-							memory_order_relaxed));
+							memory_order_acquire));
 	if (!head)
 		sem_post(&c->wake);
 }
