@@ -230,15 +230,10 @@ static int move_in(struct hf_sock *s, const struct san_mr *mr, uint64_t addr, ui
 	return s->p->ops.move(s->p->nic, HF_WRITE, s->fd, &mr->region, addr, len);
 }
 
-static uint32_t step(uint32_t left)
-{
-	return left < SAN_STEP ? left : SAN_STEP;
-}
-
 static int recv_op(struct hf_sock *s, struct san_op *op)
 {
 	uint64_t addr, len;
-	struct san_mr *mr = op_here(op, step(s->rx.left), &addr, &len);
+	struct san_mr *mr = op_here(op, san_step_of(s->rx.left), &addr, &len);
 	int n = move_in(s, mr, addr, len);
 
 	if (n > 0)
@@ -249,7 +244,7 @@ static int recv_op(struct hf_sock *s, struct san_op *op)
 /* The question and the step in one hold of the lock: sock.h. */
 static int recv_write(struct hf_sock *s)
 {
-	uint32_t len = step(s->rx.left);
+	uint32_t len = san_step_of(s->rx.left);
 	uint64_t addr;
 	void *owner;
 

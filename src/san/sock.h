@@ -66,6 +66,12 @@ extern void (*_Atomic san_step)(const char *what);
 #define STEP(what) ((void)0)
 #endif
 
+/* How much of what is left moves in one hold of the lock. */
+static inline uint32_t san_step_of(uint32_t left)
+{
+	return left < SAN_STEP ? left : SAN_STEP;
+}
+
 struct engine;
 struct listener; /* listen.c's */
 

@@ -262,15 +262,10 @@ static int move_out(struct hf_sock *s, const struct san_mr *mr, uint64_t addr, u
 	return s->p->ops.move(s->p->nic, HF_READ, s->fd, &mr->region, addr, len);
 }
 
-static uint32_t step(uint32_t left)
-{
-	return left < SAN_STEP ? left : SAN_STEP;
-}
-
 static int send_op(struct hf_sock *s)
 {
 	uint64_t addr, len;
-	struct san_mr *mr = op_here(s->tx.op, step(s->tx.left), &addr, &len);
+	struct san_mr *mr = op_here(s->tx.op, san_step_of(s->tx.left), &addr, &len);
 	int n = move_out(s, mr, addr, len);
 
 	if (n > 0)
@@ -282,7 +277,7 @@ static int send_op(struct hf_sock *s)
 static int send_answer(struct hf_sock *s)
 {
 	struct answer *a = first_answer(s);
-	uint32_t len = step(s->tx.left);
+	uint32_t len = san_step_of(s->tx.left);
 	uint64_t addr;
 	void *owner;
 	int n;
