@@ -7,6 +7,7 @@
  *
  *   NIC     open ─► { reg ─► … ─► dereg }*            ─► close
  *                   { attach ─► { send | recv }* ─► detach }*
+ *                   { qp: open ─► ready ─► { post | poll | expose | revoke }* ─► stop ─► close }*
  *   proxy   open ─► { secure ─► … ─► unsecure }*      ─► close
  *           from open to close it calls hf_changes_begin / _changed / _end on its own thread
  */
@@ -14,6 +15,7 @@
 #define HOLDFAST_BACKEND_H
 
 #include <holdfast/holdfast.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +35,8 @@ struct hf_nic_reg {
 /* The NIC pins as for writing even if asked for reading only, so that copy-on-write is broken at the
  * pin. Without it the cache populates the pages for writing before it registers (hazard 10). */
 #define HF_NIC_PINS_FOR_WRITE 1u
+
+struct hf_nic_qp_ops;
 
 struct hf_nic_ops {
 	size_t size;      /* sizeof(struct hf_nic_ops) when the back end was compiled */
@@ -85,6 +89,84 @@ struct hf_nic_ops {
 	 * the program's).
 	 */
 	int (*move)(void *nic, unsigned access, int fd, const struct hf_region *r, uint64_t addr, uint64_t len);
+
+	/*
+	 * optional, instead of move: SAN sockets are carried by queue pairs of this NIC. Their stream socket only says who
+	 * is there, which receives are posted, and that the peer has gone.
+	 */
+	const struct hf_nic_qp_ops *qp;
+};
+
+/* ------------------------------------------------------------------ queue pairs */
+
+#define HF_QP_ADDRESS 64 /* bytes that one side's qp tells the other's: opaque to the library */
+#define HF_QP_KEY     16 /* bytes that name what is exposed to the peer's qp: no pointer, opaque to the library */
+
+enum hf_qp_op { HF_QP_SEND = 1, HF_QP_RECV, HF_QP_WRITE, HF_QP_READ };
+
+struct hf_qp_sge {
+	const struct hf_region *region; /* held */
+	uint64_t addr, len;             /* inside of it; len may be 0 */
+};
+
+/* One piece of work. */
+struct hf_qp_wr {
+	uint32_t op;      /* enum hf_qp_op */
+	uint32_t n;       /* segments, up to HF_SEGMENTS of san.h */
+	const struct hf_qp_sge *sge;
+	bool fence;       /* not before the reads that were posted before it have ended */
+	uint64_t cookie;  /* comes back in hf_qp_done */
+	uint64_t offset;                   /* write, read: into what the key exposes */
+	const uint8_t *key;                /* write, read: HF_QP_KEY bytes */
+};
+
+struct hf_qp_done {
+	uint64_t cookie;
+	int32_t status;  /* 0; -EACCES the peer's NIC refused the key, the right or the range; -ECONNRESET; -ECANCELED flushed behind a
+			  * failure; -EMSGSIZE; -EIO */
+	uint64_t bytes;  /* of a receive that is good: the message's */
+};
+
+/*
+ * One reliable connection. All calls but open() on one qp are made one at a time; poll(), arm() and post() never block. After a
+ * done with a status the qp moves nothing any more: everything else that was posted comes back with -ECANCELED.
+ */
+struct hf_nic_qp_ops {
+	size_t size; /* sizeof(struct hf_nic_qp_ops) when the back end was compiled */
+
+	/*
+	 * A qp on which receives may be posted at once, for `depth` requests, `depth` receives and `depth` exposures at a time. `fd`: the stream
+	 * socket whose ends the qp's ends are to be (which port, which address). *max: the largest message or RDMA, bytes.
+	 * 0, or -errno with the sentence.
+	 */
+	int (*open)(void *nic, int fd, uint32_t depth, void **qp, uint8_t address[HF_QP_ADDRESS], uint64_t *max);
+	/* Connect to the peer's. Requests may be posted when both sides have returned from it. */
+	int (*ready)(void *qp, const uint8_t address[HF_QP_ADDRESS]);
+	/* The order of posts is the order in which requests are carried out and done, receives by themselves. -errno: not posted. */
+	int (*post)(void *qp, const struct hf_qp_wr *wr);
+	/* How many, 0: none, or -errno: the qp is broken. */
+	int (*poll)(void *qp, struct hf_qp_done *out, int max);
+	/* Readable when something is done after arm() has answered 0. Belongs to the qp; the library closes it in a forked child. */
+	int (*fd)(void *qp);
+	/* Take in fd's events, and have the next one told. 0; 1: poll once more, something may be done already. -errno. */
+	int (*arm)(void *qp);
+
+	/*
+	 * Let the peer's qp, and nobody else, reach [addr, addr+len) of the held region. 0: it can, *window and *key are set; 1:
+	 * it can when a done with `cookie` has come with status 0; -errno: it can't, and nothing is left.
+	 */
+	int (*expose)(void *qp, const struct hf_region *r, uint64_t addr, uint64_t len, unsigned access, uint64_t cookie,
+		      void **window, uint8_t key[HF_QP_KEY]);
+	/*
+	 * The end of it. 0: no byte moves by this key any more, also none of a request that is under way; may block
+	 * for as long as a system call does. -errno: that can't be had without stop(), which is to be called next.
+	 */
+	int (*revoke)(void *qp, void *window);
+
+	/* No byte moves any more, in neither direction. What was posted is forgotten. expose() and post() fail from now on. */
+	void (*stop)(void *qp);
+	/* After stop() and after revoke() of all windows. Never fails. */
+	void (*close)(void *qp);
 };
 
 /* Open a provider on a NIC of one's own. As hf_provider_open(); -EINVAL for a table that is too short. */
