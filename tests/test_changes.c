@@ -87,6 +87,7 @@ static struct row rows[] = {
 	{ "memfd-truncate", UNCACHED, NULL, NULL },
 	{ "memfd-truncate-other", UNCACHED, NULL, NULL },
 	{ "memfd-punch", UNCACHED, NULL, NULL },
+	{ "memfd-punch-other", UNCACHED, NULL, NULL },
 	{ "file-truncate", UNCACHED, NULL, NULL },
 	{ "file-truncate-private", UNCACHED, NULL, NULL },
 	{ "file-truncate-other", UNCACHED, NULL, NULL },

@@ -876,6 +876,11 @@ static int child_truncates(struct ground *g)
 	return truncate_file(g) ? 1 : 0;
 }
 
+static int child_punches(struct ground *g)
+{
+	return punch_file(g) ? 1 : 0;
+}
+
 static int child_removes(struct ground *g)
 {
 	return advise_remove(g) ? 1 : 0;
@@ -915,6 +920,11 @@ static int child_calls(struct ground *g)
 static int other_truncates(struct ground *g)
 {
 	return in_child(g, child_truncates);
+}
+
+static int other_punches(struct ground *g)
+{
+	return in_child(g, child_punches);
 }
 
 static int other_removes(struct ground *g)
@@ -1090,6 +1100,8 @@ const struct change changes[] = {
 	  "the same by another process" },
 	{ "memfd-punch", 9, GROUND_MEMFD, CHANGE_UNREFUSED, NULL, NULL, punch_file, NULL,
 	  "a hole is punched into the memfd" },
+	{ "memfd-punch-other", 9, GROUND_MEMFD, CHANGE_UNREFUSED, NULL, NULL, other_punches, NULL,
+	  "the same by another process" },
 	{ "file-truncate", 9, GROUND_FILE_SHARED, CHANGE_UNREFUSED, NULL, NULL, truncate_file, NULL,
 	  "ftruncate of a shared file to nothing and back" },
 	{ "file-truncate-private", 9, GROUND_FILE_PRIVATE, CHANGE_UNREFUSED, NULL, NULL, truncate_file, NULL,
