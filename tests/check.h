@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -40,6 +41,15 @@
 #else
 #define CHECK_ASAN 0
 #endif
+
+/* A slow machine (tests/guest: an emulated one) does so many times less of what is done often: HF_TEST_SCALE. */
+static inline unsigned check_scale(void)
+{
+	const char *text = getenv("HF_TEST_SCALE");
+	unsigned scale = text ? (unsigned)strtoul(text, NULL, 10) : 1;
+
+	return scale ? scale : 1;
+}
 
 static inline size_t check_page(void)
 {

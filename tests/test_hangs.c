@@ -27,7 +27,7 @@
 #define SANITIZED (CHECK_ASAN || CHECK_TSAN)
 #define WATCHDOG_SECONDS 100
 #define CHILD_SECONDS 20
-#define TIMES(n) ((n) / (SANITIZED ? 8 : 1))
+#define TIMES(n) ((n) / (SANITIZED ? 8 : 1) / check_scale())
 #define TRIES 5000 /* 1 ms apart */
 #define LIMIT "max_bytes=4M"
 #define NOT_RUN 77 /* a child's answer */

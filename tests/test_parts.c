@@ -22,7 +22,7 @@
 #define BLOCKS 24u
 #define PAGES 8u
 #define THREADS 4u
-#define ROUNDS (CHECK_TSAN || CHECK_ASAN ? 200u : 2000u)
+#define ROUNDS ((CHECK_TSAN || CHECK_ASAN ? 200u : 2000u) / check_scale())
 #define HIT (HF_REGION_HIT | HF_REGION_CACHED)
 
 static struct hf_switch *sw;

@@ -30,7 +30,7 @@
 #define WATCHDOG_SECONDS 100
 #define FEW 2
 #define MANY 8
-#define TIMES(n) ((n) / (SANITIZED ? 8 : 1))
+#define TIMES(n) ((n) / (SANITIZED ? 8 : 1) / check_scale())
 #define TRIES 5000 /* 1 ms apart: until a range that was being changed is cached again */
 #define LIMIT "max_bytes=4M"
 #define STAMP 16u

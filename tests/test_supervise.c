@@ -1075,7 +1075,7 @@ static int several_switches(void *arg)
 
 /* ------------------------------------------------------------------ hazard 43: signals during the wait */
 
-#define SIGNALLED (CHECK_TSAN ? 2000 : 20000)
+#define SIGNALLED ((CHECK_TSAN ? 2000 : 20000) / check_scale())
 
 static void on_signal(int sig)
 {
@@ -1129,7 +1129,7 @@ static int signals(void *arg)
 	atomic_store(&stop, true);
 	pthread_join(id, NULL);
 	CHILD_CHECK(n >= 0 && (!arg || n == 0));
-	printf("  %s: %d interruptions before they were received, in %d calls under a storm of signals\n",
+	printf("  %s: %d interruptions before they were received, in %u calls under a storm of signals\n",
 	       arg ? "SA_RESTART" : "no SA_RESTART", n, SIGNALLED);
 	fflush(stdout);
 	return 0;
