@@ -3,8 +3,6 @@
  * holdfast.ko, by its own interface: runs in the guest, as root, with the module loaded. TAP. With an argument only the
  * tests that have it in their name. FUZZ=n: so many calls by the fuzzer.
  *
- *   cc -O2 -static -D_GNU_SOURCE -Iinclude -o kmod_test tests/guest/kmod_test.c -lpthread
- *
  * A module that is built with BROKEN=y tells nothing: the tests of changes have to fail then. One that is built with
  * FAULTS=y has a parameter fail_nth, and the sweep over it runs.
  */
@@ -951,7 +949,7 @@ static void t_deny_mseal(struct dev *d)
 	IS(err(munmap(a.p + SIZE - PAGE, PAGE)), 0, "munmap of what was denied");
 }
 
-/* A child has the seal with its copy, and can't take it off; the parent can. */
+/* R39: a child has the seal with its copy, and can't take it off; the parent can. */
 static void t_deny_fork(struct dev *d)
 {
 	struct holdfast_secure s;
@@ -1012,27 +1010,85 @@ static void t_deny_close_by_child(struct dev *d)
 	area_free(&a);
 }
 
-static void t_deny(struct dev *d)
+/* R37: what a seal doesn't refuse is told, when it was asked for: the pages have gone, the word says so. */
+static void t_deny_tells(struct dev *d)
+{
+	static const change_fn fns[] = { c_dontneed, c_free };
+	struct holdfast_secure s;
+	struct area a;
+	uint64_t before;
+
+	for (size_t i = 0; i < sizeof(fns) / sizeof(fns[0]); i++) {
+		MUST(area_make(&a, ANON));
+		IS(secure(d->fd, a.p, SIZE, HOLDFAST_DENY | HOLDFAST_NOTIFY, &s), 0, "secure");
+		before = changes(d);
+		IS(fns[i](&a), 0, "emptied, though denied");
+		check_told(d, &s, before, i ? "MADV_FREE" : "MADV_DONTNEED");
+		IS(err(munmap(a.p, SIZE)), -EPERM, "munmap after it");
+		IS(unsecure(d->fd, s.id), 0, "unsecure");
+		area_free(&a);
+	}
+}
+
+/* Asked on a kernel without the seal: a clean answer, and nothing is left of it. */
+static void no_seal(struct dev *d)
 {
 	struct holdfast_secure s;
 	struct area a;
 
-	if (d->head->features & HOLDFAST_HAS_DENY) {
-		t_deny_changes(d);
-		t_deny_counts(d);
-		t_deny_merged(d);
-		t_deny_mseal(d);
-		t_deny_fork(d);
-		t_deny_close(d);
-		t_deny_close_by_child(d);
-		return;
-	}
 	printf("# this kernel has no seal: deny is -EOPNOTSUPP\n");
 	MUST(area_make(&a, ANON));
 	IS(secure(d->fd, a.p, SIZE, HOLDFAST_DENY, &s), -EOPNOTSUPP, "deny");
 	IS(secure(d->fd, a.p, SIZE, HOLDFAST_DENY | HOLDFAST_NOTIFY, &s), -EOPNOTSUPP, "both");
+	IS(secure(d->fd, a.p, SIZE, HOLDFAST_NOTIFY, &s), 0, "notify alone");
+	IS(err(mprotect(a.p, SIZE, PROT_READ)), 0, "mprotect");
 	IS(err(munmap(a.p, SIZE)), 0, "munmap");
+	IS(unsecure(d->fd, s.id), 0, "unsecure");
+	drain(d->fd);
 	area_free(&a);
+}
+
+static bool has_deny(struct dev *d)
+{
+	if (d->head->features & HOLDFAST_HAS_DENY)
+		return true;
+	no_seal(d);
+	return false;
+}
+
+/* R37: freeing and stricter protection of any part are refused, in every way there is, and no byte is lost. */
+static void t_deny(struct dev *d)
+{
+	if (!has_deny(d))
+		return;
+	t_deny_changes(d);
+	t_deny_tells(d);
+}
+
+/* R37: overlapping ones, merged mappings, and what the program has sealed for good by itself. */
+static void t_deny_overlaps(struct dev *d)
+{
+	if (!has_deny(d))
+		return;
+	t_deny_counts(d);
+	t_deny_merged(d);
+	t_deny_mseal(d);
+}
+
+/* R39, of denied memory. */
+static void t_child_unseals(struct dev *d)
+{
+	if (has_deny(d))
+		t_deny_fork(d);
+}
+
+/* R38: let go by unsecure, by the last close, also when a child is the one that closes. */
+static void t_deny_released(struct dev *d)
+{
+	if (!has_deny(d))
+		return;
+	t_deny_close(d);
+	t_deny_close_by_child(d);
 }
 
 /* ------------------------------------------------------------------ life */
@@ -1050,7 +1106,7 @@ static void wait_refcnt(long want, const char *what)
 	IS(refcnt(), want, what);
 }
 
-/* R39: what a child with the descriptor can do: nothing. */
+/* What another process with the descriptor can do: nothing (R39). */
 static int try_all(const struct dev *d, const struct area *a, uint64_t id)
 {
 	struct holdfast_event ev[2];
@@ -1068,6 +1124,7 @@ static int try_all(const struct dev *d, const struct area *a, uint64_t id)
 	return bad;
 }
 
+/* R39: a forked child can't release, look at or take anything; R40: and the parent notices nothing of it. */
 static void t_child(struct dev *d)
 {
 	struct holdfast_secure s;
@@ -1100,9 +1157,49 @@ static void t_child(struct dev *d)
 		_exit(munmap(a.p, SIZE) != 0);
 	MUST(waitpid(pid, &st, 0) == pid);
 	CHECK(word(d, &s) == s.word, "told of the child's munmap");
-	/* A vfork child is in the same address space. */
 	unsecure(d->fd, s.id);
 	area_free(&a);
+}
+
+/*
+ * R39: the program that a child executes has the descriptor, and an address space that is no copy of the owner's. It is
+ * told the number of the range, and can't let it go.
+ */
+static void t_another_program(struct dev *d)
+{
+	unsigned deny = d->head->features & HOLDFAST_HAS_DENY ? HOLDFAST_DENY : 0;
+	struct holdfast_secure s;
+	char fd_text[16], id_text[24];
+	struct area a;
+	pid_t pid;
+	int fd = open(DEV, O_RDWR), st;
+
+	MUST(fd >= 0 && area_make(&a, ANON));
+	IS(secure(fd, a.p, SIZE, HOLDFAST_NOTIFY | deny, &s), 0, "secure");
+	snprintf(fd_text, sizeof(fd_text), "%d", fd);
+	snprintf(id_text, sizeof(id_text), "%llu", (unsigned long long)s.id);
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		execl("/proc/self/exe", "kmod_test", "--try", fd_text, id_text, (char *)NULL);
+		_exit(98);
+	}
+	MUST(waitpid(pid, &st, 0) == pid);
+	IS(st, 0, "what the executed program could do");
+	if (deny)
+		IS(err(munmap(a.p, SIZE)), -EPERM, "munmap after it");
+	IS(unsecure(fd, s.id), 0, "unsecure by the owner");
+	close(fd);
+	area_free(&a);
+}
+
+static int executed(char **argv)
+{
+	struct dev d = { .fd = atoi(argv[2]) };
+	struct area a;
+
+	MUST(area_make(&a, ANON));
+	return try_all(&d, &a, strtoull(argv[3], NULL, 0));
 }
 
 enum end { EXIT, KILLED, EXEC, EXECED_WITH_FD, ENDS };
@@ -1127,6 +1224,7 @@ static void end_with(enum end how, bool deny)
 	_exit(0);
 }
 
+/* R38: nothing is left of what a process had, however it ends; the module's references say so. */
 static void t_ends(struct dev *d)
 {
 	for (int deny = 0; deny <= !!(d->head->features & HOLDFAST_HAS_DENY); deny++)
@@ -1143,8 +1241,74 @@ static void t_ends(struct dev *d)
 }
 
 /*
+ * R41: a child of the owner's has the descriptor and waits. When the owner ends, in whichever way, poll says so, though
+ * the file is still open: exit code 0.
+ */
+static void watch_the_end(int fd, int told)
+{
+	struct pollfd p = { .fd = fd };
+	char c = 1;
+
+	for (int i = 0; i < 2000; i++) {
+		if (poll(&p, 1, 10) == 1 && (p.revents & POLLHUP)) {
+			c = 0;
+			break;
+		}
+		usleep(10000); /* POLLERR is there all the time: it isn't the owner */
+	}
+	if (write(told, &c, 1) != 1)
+		_exit(1);
+	_exit(0);
+}
+
+static void end_watched(enum end how, bool deny, const int told[2])
+{
+	struct holdfast_secure s;
+	struct area a;
+	int fd = open(DEV, O_RDWR);
+
+	if (fd < 0 || !area_make(&a, ANON) ||
+	    secure(fd, a.p, a.len, HOLDFAST_NOTIFY | (deny ? HOLDFAST_DENY : 0), &s))
+		_exit(3);
+	if (fork() == 0) {
+		close(told[0]);
+		watch_the_end(fd, told[1]);
+	}
+	close(told[1]);
+	if (how == KILLED)
+		raise(SIGKILL);
+	if (how >= EXEC)
+		execl("/proc/self/exe", "kmod_test", "--ok", (char *)NULL);
+	_exit(0);
+}
+
+static void t_end_is_noticed(struct dev *d)
+{
+	bool deny = d->head->features & HOLDFAST_HAS_DENY;
+
+	for (int how = 0; how < EXECED_WITH_FD; how++) {
+		int told[2], st;
+		char c = 2;
+		pid_t pid;
+
+		MUST(pipe(told) == 0);
+		fflush(stdout);
+		pid = fork();
+		if (!pid)
+			end_watched(how, deny, told);
+		close(told[1]);
+		MUST(waitpid(pid, &st, 0) == pid);
+		CHECK(how == KILLED ? WIFSIGNALED(st) : st == 0, "%s: status %x", end_name[how], st);
+		MUST(read(told[0], &c, 1) == 1);
+		CHECK(!c, "%s: not noticed by a poll", end_name[how]);
+		close(told[0]);
+		wait_refcnt(1, end_name[how]);
+	}
+}
+
+/*
  * A process that ends in one way or the other, while its child, which has the descriptor, lets it go: the end of the
- * owner and the release of the file meet.
+ * owner and the release of the file meet (R38, R41).
  */
 static void one_end(unsigned seed, bool deny)
 {
@@ -1901,11 +2065,16 @@ static const struct {
 	{ "a read that waits", t_blocking_read },
 	{ "R25 told, from thread to thread", t_relay },
 	{ "a range in flux is not armed", t_in_flux },
-	{ "R37 deny", t_deny },
-	{ "R39 R40 a child can do nothing", t_child },
-	{ "R38 R41 exit, SIGKILL, exec", t_ends },
+	{ "R37 freeing and stricter protection are refused", t_deny },
+	{ "R37 denied ranges that overlap, merge, or are sealed by the program", t_deny_overlaps },
+	{ "R38 let go by the last close, whoever closes", t_deny_released },
+	{ "R38 let go at exit, SIGKILL, exec", t_ends },
+	{ "R39 R40 a forked child can do nothing", t_child },
+	{ "R39 a forked child can't unseal", t_child_unseals },
+	{ "R39 another program can do nothing", t_another_program },
+	{ "R41 the end of the owner is noticed", t_end_is_noticed },
 	{ "R38 R41 storm of ends", t_end_storm },
-	{ "R38 R41 limits of a user", t_limits },
+	{ "R38 R41 limits of a user, given back at the end", t_limits },
 	{ "unload while in use", t_unload },
 	{ "thousands of ranges", t_thousands },
 	{ "as many as a file can have", t_full },
@@ -1933,12 +2102,23 @@ static void run(int i)
 	bad_tests += !!bad_here;
 }
 
+static int chosen(int argc, char **argv)
+{
+	int n = 0;
+
+	for (int i = 0; i < TESTS; i++)
+		n += argc < 2 || strstr(tests[i].name, argv[1]);
+	return n;
+}
+
 int main(int argc, char **argv)
 {
 	FILE *huge;
 
 	if (argc > 1 && !strcmp(argv[1], "--ok"))
 		return 0;
+	if (argc == 4 && !strcmp(argv[1], "--try"))
+		return executed(argv);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (access(DEV, R_OK | W_OK)) {
 		printf("1..0 # SKIP no " DEV ": load the module\n");
@@ -1949,10 +2129,10 @@ int main(int argc, char **argv)
 		fprintf(huge, "8");
 		fclose(huge);
 	}
-	printf("1..%d\n", TESTS);
+	printf("1..%d\n", chosen(argc, argv));
 	for (int i = 0; i < TESTS; i++)
 		if (argc < 2 || strstr(tests[i].name, argv[1]))
 			run(i);
 	printf("# %d failed\n", bad_tests);
-	return bad_tests != 0;
+	return bad_tests != 0 || !test_count;
 }
