@@ -160,4 +160,7 @@ fuzz() {
 fuzz 20 index
 fuzz 60 wire descriptor # what a peer sends
 
+# The last: it is the longest. The gcc build is what runs in it.
+if [ -x "$build/tools/holdfast" ]; then guest --all; else no_guest "nothing was built for it"; fi
+
 total

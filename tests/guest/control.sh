@@ -97,7 +97,7 @@ done
 quiet=1
 choose_accel
 echo "# four guests in which things go wrong"
-boot "$dir/control" control.list 200 panic_on_warn=0 & # else the first slab report ends it
+boot "$dir/control" control.list 400 panic_on_warn=0 & # else the first slab report ends it
 boot "$dir/control-warn" control-warn.list 120 &
 boot "$dir/control-end" control-end.list 120 panic_on_warn=0 &
 boot "$dir/control-stuck" control-stuck.list 15 &
@@ -125,6 +125,12 @@ done >"$dir/control/wrong"
 	false
 }
 noticed "every test ends as its name in control.list says"
+grep -q '^not ok .*fails-no-events (exit 1)' "$dir/control/results" && says "$dir/control" 'not ok' &&
+	[ "$(grep -c '^ok .*passes-drops: fails, as it should' "$dir/control/results")" = 4 ] &&
+	! grep -q '^not ok .*passes-drops' "$dir/control/results"
+noticed "a module that drops events fails kmod_test"
+[ "$(grep -c '^ok .*passes-drops: torture finds stale bytes' "$dir/control/results")" = 3 ]
+noticed "torture finds stale bytes under a module that drops events"
 says "$dir/control" '^not ok .*the kernel complained' && says "$dir/control" 'BUG kmalloc-64' &&
 	says "$dir/control-end" '^not ok .*the kernel complained' && says "$dir/control-end" 'BUG kmalloc-64' &&
 	grep -q '^not ok .* - overrun (the kernel complained' "$dir/control-end/results"

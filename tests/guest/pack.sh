@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # Pack what the guest has in its memory: init, busybox, the tests and what they need.   pack.sh BUILD DIR OUT
 #   BUILD  the project's Meson build folder
-#   DIR    a kernel by fetch.sh; modules of our own are in DIR/modules/*.ko
+#   DIR    a kernel by fetch.sh; modules of our own are in DIR/modules
 #   OUT    OUT/initrd is written; OUT/init and lists are there already
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -49,13 +49,8 @@ done
 rm -f "$tree/bin/ip" # not iproute2's
 
 program "$build/tools/holdfast"
-for test in "$build"/tests/test_*; do
+for test in "$build"/tests/test_* "$build"/tests/*_test; do
 	[ ! -f "$test" ] || [ ! -x "$test" ] || program "$test"
-done
-for source in "$here"/*_test.c; do
-	[ -f "$source" ] || continue
-	name=$(basename "$source" .c)
-	${CC:-gcc} -O2 -Wall -std=gnu17 -D_GNU_SOURCE -static -I"$here/../../include" -o "$tree/bin/$name" "$source" -lpthread
 done
 for tool in ip rdma; do
 	program "$(command -v $tool)"
@@ -75,6 +70,9 @@ done
 ln -s "lib/modules/$kernel/extra" "$tree/modules"
 for file in "$dir"/modules/*.ko; do
 	[ ! -f "$file" ] || cp "$file" "$tree/modules/"
+done
+for variant in drops faults; do
+	[ ! -d "$dir/modules/$variant" ] || cp -r "$dir/modules/$variant" "$tree/lib/$variant"
 done
 cp "$dir/root/lib/modules/$kernel"/modules.builtin* "$dir/root/lib/modules/$kernel/modules.order" \
 	"$tree/lib/modules/$kernel/"

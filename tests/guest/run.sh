@@ -45,22 +45,29 @@ sh "$here/fetch.sh" "$series" "$dir" || exit 3
 kernel=$(cat "$dir/version")
 step "kernel $kernel"
 
-# build_module FOLDER: in a copy, the sources stay as they are. Debian's headers have no whole vmlinux: no BTF.
+# build_module FOLDER [VARIANT [MAKE-VARIABLE]...]: in a copy, the sources stay as they are. A variant goes to a folder of
+# its own, where modprobe in the guest doesn't look. Debian's headers have no whole vmlinux: no BTF.
 build_module() {
-	rm -rf "$dir/src" && mkdir -p "$dir/src" "$dir/modules"
-	cp -r "$here/../../include" "$1" "$dir/src/"
-	make -s -C "$dir/src/${1##*/}" KDIR="$dir/headers/usr/src/linux-headers-$kernel" CONFIG_DEBUG_INFO_BTF_MODULES= \
-		>"$dir/module.log" 2>&1 && ! grep -i warning "$dir/module.log" || {
+	folder=$1 to=$dir/modules${2:+/$2}
+	shift "$(($# > 1 ? 2 : 1))"
+	rm -rf "$dir/src" && mkdir -p "$dir/src" "$to"
+	cp -r "$here/../../include" "$folder" "$dir/src/"
+	make -s -C "$dir/src/${folder##*/}" KDIR="$dir/headers/usr/src/linux-headers-$kernel" \
+		CONFIG_DEBUG_INFO_BTF_MODULES= "$@" >"$dir/module.log" 2>&1 && ! grep -i warning "$dir/module.log" || {
 		cat "$dir/module.log"
-		echo "not ok - guest $series: ${1##*/} doesn't build, or with warnings"
+		echo "not ok - guest $series: ${folder##*/} doesn't build, or with warnings: $*"
 		echo "guest $series: 0 passed, 1 failed, 0 skipped"
 		exit 1
 	}
-	cp "$dir/src/${1##*/}"/*.ko "$dir/modules/"
+	cp "$dir/src/${folder##*/}"/*.ko "$to/"
 }
 rm -rf "$dir/modules"
 build_module "$here/control"
-[ ! -d "$here/../../kmod" ] || build_module "$here/../../kmod"
+if [ -d "$here/../../kmod" ]; then
+	build_module "$here/../../kmod"
+	build_module "$here/../../kmod" drops BROKEN=y
+	build_module "$here/../../kmod" faults FAULTS=y
+fi
 step "modules"
 
 ${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/init" "$here/init.c"
