@@ -451,6 +451,7 @@ static void one_change(struct dev *d, const struct change *c, enum kind kind)
 	area_free(&a);
 }
 
+/* R25, R34: every change of every kind of memory, told before the call returns. */
 static void t_changes(struct dev *d)
 {
 	for (size_t i = 0; i < CHANGES; i++)
@@ -496,6 +497,7 @@ static void foreign(struct dev *d, const char *what, change_fn fn, enum kind kin
 	area_free(&a);
 }
 
+/* R25: the owner is told of what another process does to the file behind its memory. */
 static void t_another_process(struct dev *d)
 {
 	foreign(d, "truncation by another process", c_truncate, MEMFD);
@@ -573,6 +575,7 @@ static void no_alarm(struct dev *d, const char *what, change_fn fn, enum kind ki
 	area_free(&a);
 }
 
+/* R34: of secured memory only, and only of changes. */
 static void t_no_alarm(struct dev *d)
 {
 	no_alarm(d, "munmap elsewhere", n_other, ANON);
@@ -587,6 +590,7 @@ static void t_no_alarm(struct dev *d)
 
 /* ------------------------------------------------------------------ input */
 
+/* R49: all that is asked is checked. */
 static void t_secure_input(struct dev *d)
 {
 	struct holdfast_secure s;
@@ -668,6 +672,7 @@ static void t_secure_input(struct dev *d)
 	area_free(&a);
 }
 
+/* R39, R49: an id is good once, for its file. */
 static void t_unsecure_input(struct dev *d)
 {
 	struct holdfast_unsecure u = { .size = sizeof(u) };
@@ -1282,6 +1287,7 @@ static void end_watched(enum end how, bool deny, const int told[2])
 	_exit(0);
 }
 
+/* R41: at exit, SIGKILL and exec. */
 static void t_end_is_noticed(struct dev *d)
 {
 	bool deny = d->head->features & HOLDFAST_HAS_DENY;
@@ -1340,6 +1346,7 @@ static void one_end(unsigned seed, bool deny)
 	_exit(0);
 }
 
+/* R38, R41: many at once, in every order; all is given back, and no end is missed. */
 static void t_end_storm(struct dev *d)
 {
 	bool deny = d->head->features & HOLDFAST_HAS_DENY;
@@ -1469,6 +1476,7 @@ static int all_can_be_had(void *arg)
 	return n == 100 ? 0 : 4;
 }
 
+/* R38, R41: what a user can have, and that an end gives it back. */
 static void t_limits(struct dev *d)
 {
 	long ranges = read_number(MODULE "parameters/max_ranges"), opens = read_number(MODULE "parameters/max_opens");
@@ -1737,6 +1745,7 @@ static void *relay_change(void *p)
 	return NULL;
 }
 
+/* R25: a thread that learns of a change from the one that made it finds the word turned. */
 static void t_relay(struct dev *d)
 {
 	struct relay r = { .d = d };
