@@ -45,28 +45,36 @@ sh "$here/fetch.sh" "$series" "$dir" || exit 3
 kernel=$(cat "$dir/version")
 step "kernel $kernel"
 
-# build_module FOLDER [VARIANT [MAKE-VARIABLE]...]: in a copy, the sources stay as they are. A variant goes to a folder of
+# build_module FOLDER [VARIANT MAKE-VARIABLE...]: in a copy, the sources stay as they are. A variant goes to a folder of
 # its own, where modprobe in the guest doesn't look. Debian's headers have no whole vmlinux: no BTF.
 build_module() {
-	folder=$1 to=$dir/modules${2:+/$2}
+	folder=$1 variant=${2:-} name=${1##*/}
 	shift "$(($# > 1 ? 2 : 1))"
-	rm -rf "$dir/src" && mkdir -p "$dir/src" "$to"
-	cp -r "$here/../../include" "$folder" "$dir/src/"
-	make -s -C "$dir/src/${folder##*/}" KDIR="$dir/headers/usr/src/linux-headers-$kernel" \
-		CONFIG_DEBUG_INFO_BTF_MODULES= "$@" >"$dir/module.log" 2>&1 && ! grep -i warning "$dir/module.log" || {
-		cat "$dir/module.log"
-		echo "not ok - guest $series: ${folder##*/} doesn't build, or with warnings: $*"
-		echo "guest $series: 0 passed, 1 failed, 0 skipped"
-		exit 1
-	}
-	cp "$dir/src/${folder##*/}"/*.ko "$to/"
+	copy=$dir/src/$name$variant to=$dir/modules/$variant
+	mkdir -p "$copy" "$to"
+	cp -r "$here/../../include" "$folder" "$copy/"
+	if make -s -C "$copy/$name" KDIR="$dir/headers/usr/src/linux-headers-$kernel" CONFIG_DEBUG_INFO_BTF_MODULES= "$@" \
+		>"$copy/log" 2>&1 && ! grep -qi warning "$copy/log"; then
+		cp "$copy/$name"/*.ko "$to/"
+	else
+		cat "$copy/log"
+		echo "not ok - guest $series: $name doesn't build, or with warnings: $*"
+		echo "$name" >>"$dir/modules/bad"
+	fi
 }
-rm -rf "$dir/modules"
-build_module "$here/control"
+rm -rf "$dir/modules" "$dir/src"
+mkdir "$dir/modules"
+build_module "$here/control" &
 if [ -d "$here/../../kmod" ]; then
-	build_module "$here/../../kmod"
-	build_module "$here/../../kmod" drops BROKEN=y
-	build_module "$here/../../kmod" faults FAULTS=y
+	build_module "$here/../../kmod" &
+	wait
+	build_module "$here/../../kmod" drops BROKEN=y &
+	build_module "$here/../../kmod" faults FAULTS=y &
+fi
+wait
+if [ -s "$dir/modules/bad" ]; then
+	echo "guest $series: 0 passed, $(($(wc -l <"$dir/modules/bad"))) failed, 0 skipped"
+	exit 1
 fi
 step "modules"
 
