@@ -21,6 +21,7 @@ struct peer {
 	struct perf_trial trial;
 	char who[OP_ADDRESS];
 	uint64_t transfers, wrong_bytes;
+	bool broken_off; /* the other side has gone in the middle of a size */
 	unsigned runs;
 };
 
@@ -337,6 +338,7 @@ static int serve(struct peer *p)
 		}
 	}
 	/* the asking side may have gone in between */
+	p->broken_off = is_the_end(err) && p->s.side.pool.count && p->s.run.op != PERF_OP_REVOKE; /* which says no END */
 	perf_trial_end(&p->s.side, &p->trial);
 	return is_the_end(err) ? 0 : err;
 }
@@ -416,19 +418,27 @@ static void on_signal(int number)
 	op_interrupted = 1;
 }
 
+static const char *run_failed(const struct peer *p, int err)
+{
+	if (err)
+		return perf_reason(err);
+	return p->broken_off ? "the other side is gone, in the middle of it" : NULL;
+}
+
 static void report_run(struct peer *p, int err)
 {
+	const char *why = run_failed(p, err);
+
 	if (tool_json) {
 		json_open(NULL, '{');
 		json_string("peer", p->who);
 		json_u64("transfers", p->transfers);
 		json_u64("wrong_bytes", p->wrong_bytes);
-		json_string("error", err ? perf_reason(err) : NULL);
+		json_string("error", why);
 		json_close();
 	} else {
 		printf("run %u, from %s: %" PRIu64 " transfers, %" PRIu64 " wrong bytes here%s%s\n", ++p->runs,
-		       p->who, p->transfers, p->wrong_bytes, err ? "; " : "",
-		       err ? perf_reason(err) : "");
+		       p->who, p->transfers, p->wrong_bytes, why ? "; " : "", why ? why : "");
 	}
 	fflush(stdout);
 }
@@ -464,7 +474,9 @@ static int serve_all(struct peer *p, bool once)
 		err = 0;
 	if (wrong)
 		return TOOL_FOUND;
-	return err ? tool_fail(TOOL_CANNOT, "%s", perf_reason(err)) : TOOL_OK;
+	if (err || (once && p->broken_off))
+		return tool_fail(TOOL_CANNOT, "%s", run_failed(p, err));
+	return TOOL_OK;
 }
 
 int op_listen(const struct perf_config *config)
