@@ -9,7 +9,9 @@ series=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 umask 022
-[ ! -f "$dir/version" ] || exit 0
+me=$(cksum <"$0") # another one may want more
+[ ! -f "$dir/version" ] || [ "$(cat "$dir/fetched-by" 2>/dev/null)" != "$me" ] || exit 0
+rm -rf "$dir/version"
 rm -rf "$dir/root" "$dir/headers" "$dir/debs"
 mkdir -p "$dir/root" "$dir/headers" "$dir/debs"
 
@@ -80,7 +82,8 @@ for deb in "$dir"/debs/*.deb; do
 	linux-headers-* | linux-kbuild-* | linux-compiler-*) dpkg-deb -x "$deb" "$dir/headers" ;;
 	linux-image-*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir/root" --wildcards './boot/vmlinuz*' \
 		'*/lib/modules/*/modules.*' '*/kernel/crypto/*' '*/kernel/lib/*' '*/kernel/arch/*' '*/kernel/net/*' \
-		'*/kernel/drivers/infiniband/*' '*/kernel/drivers/net/*' '*/kernel/drivers/virtio/*' ;;
+		'*/kernel/drivers/infiniband/*' '*/kernel/drivers/net/*' '*/kernel/drivers/virtio/*' \
+		'*/kernel/fs/configfs/*' ;;
 	*) dpkg-deb -x "$deb" "$dir/root" ;;
 	esac
 done
@@ -91,4 +94,5 @@ sed -i "s#include /usr/src/#include $dir/headers/usr/src/#" "$dir/headers/usr/sr
 [ -d "$dir/root/lib/modules" ] || { mkdir -p "$dir/root/lib" && mv "$dir/root/usr/lib/modules" "$dir/root/lib/"; }
 depmod -b "$dir/root" "$kernel"
 rm -rf "$dir/debs" "$dir/apt" "$dir/apt.log"
+echo "$me" >"$dir/fetched-by"
 echo "$kernel" >"$dir/version"

@@ -59,8 +59,8 @@ kill_one() {
 	else
 		wait "$job"
 		rc=$?
-		[ "$rc" -gt 0 ] && [ "$rc" -lt 126 ] && grep -q '^holdfast perf: ' perf.out
-		told "node $1 was killed: ended with $rc: $(grep -m 1 '^holdfast perf: ' perf.out)"
+		[ "$rc" -gt 0 ] && [ "$rc" -lt 126 ] && tail -n 1 perf.out | grep '^holdfast perf: ' | grep -qv "can't connect"
+		told "node $1 was killed: ended with $rc: $(tail -n 1 perf.out)"
 	fi
 	until_pinned -eq 0
 	told "node $1 was killed: no page stays pinned"
