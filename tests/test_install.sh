@@ -52,6 +52,20 @@ done
 
 [ -n "$(find "$dir" -name 'holdfast.1*')" ] || fail "no man page"
 
+# The module for DKMS: all that is built is there, and it is of this version; with the rule for its device.
+dkms=$(find "$dir" -path '*/src/holdfast-*' -name dkms.conf)
+[ -n "$dkms" ] || fail "no dkms.conf"
+dkms=${dkms%/dkms.conf}
+grep -qx "PACKAGE_VERSION=\"${dkms##*/holdfast-}\"" "$dkms/dkms.conf" || fail "dkms.conf isn't of ${dkms##*/}"
+grep -q "^MODULE_VERSION(\"${dkms##*/holdfast-}\")" "$dkms/main.c" || fail "the module isn't of ${dkms##*/}"
+for object in $(sed -n 's/^holdfast-y := //p' "$source/kmod/Kbuild"); do
+	[ -f "$dkms/${object%.o}.c" ] || fail "${object%.o}.c isn't with the module's source"
+done
+for header in "$source"/kmod/*.h "$source"/include/uapi/*.h; do
+	[ -n "$(find "$dkms" -name "${header##*/}" -exec cmp -s {} "$header" \; -print)" ] || fail "${header##*/} isn't with the module's source"
+done
+[ -n "$(find "$dir" -path '*/lib/udev/rules.d/60-holdfast.rules')" ] || fail "no udev rule"
+
 # Headers stand alone, in C and (but for the C-only simulator) in C++.
 for h in holdfast backend sim san ws2san; do
 	echo "#include <holdfast/$h.h>" | ${CC:-cc} -std=gnu17 -Wall -Werror -fsyntax-only -xc - \

@@ -50,10 +50,10 @@ boot() {
 			-kernel "$dir/vmlinux" -initrd "$dir/initrd" -append "console=ttyS0 loglevel=5 nokaslr \
 			mitigations=off tsc=reliable hugepages=16 cryptomgr.notests $(echo $debug) $words" "$@" </dev/null || rc=$?
 		echo "$rc" >"$out/status"
-	} | tee "$out/results" | awk -v files="$out/files" -v quiet="${quiet:-}" '
+	} | tee "$out/results" | sed -un '/^# run /d; /^#file /d; /^#end /d; /^|/!p' |
+		if [ -n "${quiet:-}" ]; then cat >/dev/null; else cat; fi
+	awk -v files="$out/files" '
 		/^#file / { file = files "/" $2; printf "" >file; next }
-		/^#end / { close(file); next }
-		/^\|/ { print substr($0, 2) >file; next }
-		/^# run / { next }
-		!quiet { print; fflush() }'
+		/^#end / { close(file); file = ""; next }
+		/^\|/ && file != "" { print substr($0, 2) >file }' "$out/results"
 }
