@@ -29,7 +29,8 @@ debug="panic=-1 oops=panic panic_on_warn=1 $slab=FZPU page_poison=1 kfence.sampl
 	sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.hung_task_panic=1
 	watchdog_thresh=30 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=90 sysctl.kernel.panic_on_rcu_stall=1"
 
-# boot OUT LIST SECONDS [WORD-FOR-THE-KERNEL | -QEMU-OPTION]...: results are shown as they come, if $quiet is empty
+# boot OUT LIST SECONDS [WORD-FOR-THE-KERNEL | -QEMU-OPTION]...: results are shown as they come, if $quiet is empty.
+# $memory: MiB, which all are touched, for freed pages are poisoned.
 boot() {
 	out=$1 words="list=$2" seconds=$3
 	shift 3
@@ -44,7 +45,7 @@ boot() {
 	esac
 	{
 		rc=0
-		timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$emulator" -cpu max -M q35 -smp 2 -m 1024 \
+		timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$emulator" -cpu max -M q35 -smp 2 -m "${memory:-1024}" \
 			-nodefaults -display none -no-reboot -monitor none \
 			-serial "file:$out/console" -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 \
 			-kernel "$dir/vmlinux" -initrd "$dir/initrd" -append "console=ttyS0 loglevel=5 nokaslr \

@@ -95,11 +95,12 @@ done
 
 # Four guests at once: most of the time they wait for each other's processor, not for one that would be free.
 quiet=1
+memory=640 # of each
 choose_accel
 echo "# four guests in which things go wrong"
-boot "$dir/control" control.list 400 panic_on_warn=0 & # else the first slab report ends it
-boot "$dir/control-warn" control-warn.list 120 &
-boot "$dir/control-end" control-end.list 120 panic_on_warn=0 &
+boot "$dir/control" control.list 600 panic_on_warn=0 & # else the first slab report ends it
+boot "$dir/control-warn" control-warn.list 300 &
+boot "$dir/control-end" control-end.list 300 panic_on_warn=0 &
 boot "$dir/control-stuck" control-stuck.list 15 &
 wait
 for out in control control-warn control-end control-stuck; do

@@ -4,7 +4,7 @@
 #   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--control|--all|--two|--none] BUILD
 #   -s         the kernel's series (6.12)
 #   -l         the list of tests in this folder (tests.list)
-#   -t         the most seconds the guest gets (900)
+#   -t         the most seconds the guest gets (1800)
 #   --control  break it in every way that it should notice, and see that it does
 #   --all      --control, then the tests
 #   --two      two guests with an Ethernet between them
@@ -15,7 +15,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-series=6.12 list=tests.list limit=900 mode=tests
+series=6.12 list=tests.list limit=1800 mode=tests
 while [ $# -gt 1 ]; do
 	case $1 in
 	-s) series=$2 && shift ;;
