@@ -41,7 +41,7 @@ void san_close(int fd)
 static int make_hello(const struct san_options *o, uint8_t out[WIRE_HELLO_SIZE])
 {
 	struct wire_hello h = {
-		.version_min = WIRE_VERSION, .version_max = WIRE_VERSION,
+		.version_min = WIRE_VERSION_STREAM, .version_max = WIRE_VERSION_STREAM,
 		.max_message = o->max_message, .max_rdma = o->max_rdma, .depth = o->depth,
 	};
 	int rc = san_nonce(h.nonce);

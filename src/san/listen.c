@@ -475,7 +475,7 @@ static int why_not_connected(int rc, const char *address)
 {
 	if (rc == -EPROTONOSUPPORT)
 		return hf_set_error(-EPROTO, "%.107s speaks no version of the protocol that is spoken here, %d", address,
-				    WIRE_VERSION);
+				    WIRE_VERSION_STREAM);
 	if (rc == -EPROTO)
 		return hf_set_error(rc, "what is at %.107s is no holdfast peer", address);
 	if (rc == -EACCES)

@@ -70,12 +70,10 @@ static void take_out(struct hf_sock *s, struct san_mr *mr)
 {
 	uint32_t slot = (uint32_t)mr->id & (SLOTS_MAX - 1);
 
-	if (mr->exposed)
-		exposures_remove(&s->exposures, mr->slot);
-	mr->exposed = false;
 	s->mr[slot] = NULL;
 	if (slot < s->mr_hint)
 		s->mr_hint = slot;
+	s->carrier->conceal(s, mr);
 }
 
 void mr_release(struct hf_sock *s, struct san_mr *mr)
@@ -141,7 +139,7 @@ static int not_connected(const struct hf_sock *s)
 	return hf_set_error(-ENOTCONN, "the connection has ended: %s; open a new one", strerror(-s->error));
 }
 
-/* lock */
+/* lock: rx and tx ask the table of exposures before each step. */
 static int expose(struct hf_sock *s, struct san_mr *mr)
 {
 	int rc = exposures_add(&s->exposures, mr->addr, mr->len, mr->access, mr, &mr->slot, mr->descriptor);
@@ -149,6 +147,21 @@ static int expose(struct hf_sock *s, struct san_mr *mr)
 	mr->exposed = !rc;
 	return rc;
 }
+
+static void conceal(struct hf_sock *s, struct san_mr *mr)
+{
+	if (mr->exposed)
+		exposures_remove(&s->exposures, mr->slot);
+	mr->exposed = false;
+}
+
+const struct carrier carrier_stream = {
+	.version = WIRE_VERSION_STREAM,
+	.put_next = tx_next,
+	.take_frame = rx_frame,
+	.expose = expose,
+	.conceal = conceal,
+};
 
 static int publish(struct hf_sock *s, struct san_mr *mr, bool remote)
 {
@@ -158,10 +171,13 @@ static int publish(struct hf_sock *s, struct san_mr *mr, bool remote)
 	sock_lock(s);
 	if (s->error)
 		rc = not_connected(s);
-	if (!rc)
-		rc = take_slot(s, &slot);
 	if (!rc && remote)
-		rc = expose(s, mr);
+		rc = s->carrier->expose(s, mr);
+	if (!rc) {
+		rc = take_slot(s, &slot);
+		if (rc)
+			s->carrier->conceal(s, mr);
+	}
 	if (!rc) {
 		mr->id = next_number() << SLOT_BITS | slot;
 		s->mr[slot] = mr;

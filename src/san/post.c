@@ -71,6 +71,77 @@ void op_advance(struct san_op *op, uint64_t n)
 	op->at_offset += n;
 }
 
+/* ------------------------------------------------------------------ credits */
+
+void credit_put(struct hf_sock *s)
+{
+	struct san_op *op = s->uncredited;
+
+	tx_put(s, &(struct wire_frame){ .type = WIRE_CREDIT, .op = s->next_credit++, .total = op->total });
+	s->credits_out++;
+	s->uncredited = op->next;
+}
+
+int credit_take(struct hf_sock *s, const struct wire_frame *f)
+{
+	if (s->credit_count == s->window || f->op != s->rx.next_credit)
+		return -EPROTO;
+	s->rx.next_credit++;
+	s->credits[(s->credit_first + s->credit_count++) % s->window] = f->total;
+	return 0;
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+bool op_must_wait(const struct hf_sock *s, const struct san_op *op)
+{
+	return s->in_flight == s->window || (op->completed.c.op == HF_OP_SEND && !s->credit_count);
+}
+
+int op_refuse(struct hf_sock *s, const struct san_op *op)
+{
+	if (op->completed.c.op == HF_OP_SEND && op->total > s->credits[s->credit_first])
+		return -EMSGSIZE;
+	return op_is_stale(s, op) ? -ESTALE : 0;
+}
+
+static void count_begun(struct hf_sock *s, struct san_op *op)
+{
+	op->begun = true;
+	op->number = s->next_op++;
+	s->in_flight++;
+	if (op->completed.c.op == HF_OP_READ)
+		s->reads++;
+	if (op->completed.c.op != HF_OP_SEND)
+		return;
+	s->credit_first = (s->credit_first + 1) % s->window;
+	s->credit_count--;
+}
+
+bool op_begin(struct hf_sock *s, int refused)
+{
+	struct san_op *op = queue_pop(&s->queued);
+
+	queue_push(&s->begun, op);
+	if (!refused) {
+		count_begun(s, op);
+		return true;
+	}
+	op->local = op->done = true;
+	op->completed.c.status = refused;
+	ops_settle(s);
+	return false;
+}
+
+void op_ended(struct hf_sock *s, struct san_op *op, int status)
+{
+	s->in_flight--;
+	if (op->completed.c.op == HF_OP_READ)
+		s->reads--;
+	op->done = true;
+	op->completed.c.status = !status && op_is_stale(s, op) ? -ESTALE : status;
+}
+
 /* ------------------------------------------------------------------ completing */
 
 void op_complete(struct hf_sock *s, struct san_op *op, int status)

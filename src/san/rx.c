@@ -85,17 +85,6 @@ static int take_read(struct hf_sock *s)
 
 /* ------------------------------------------------------------------ answers to what was posted here */
 
-static int take_credit(struct hf_sock *s)
-{
-	const struct wire_frame *f = &s->rx.frame;
-
-	if (s->credit_count == s->window || f->op != s->rx.next_credit)
-		return -EPROTO;
-	s->rx.next_credit++;
-	s->credits[(s->credit_first + s->credit_count++) % s->window] = f->total;
-	return 0;
-}
-
 /* The first that is not answered yet; NULL: none has been sent. */
 static struct san_op *unanswered(struct hf_sock *s)
 {
@@ -126,21 +115,17 @@ static int take_done(struct hf_sock *s)
 
 	if (!op || !op->sent || f->op != op->number || (read && !f->status && op->moved != op->total))
 		return -EPROTO;
-	s->in_flight--;
-	if (read)
-		s->reads--;
-	op->done = true;
-	op->completed.c.status = !f->status && op_is_stale(s, op) ? -ESTALE : f->status;
+	op_ended(s, op, f->status);
 	ops_settle(s);
 	return 0;
 }
 
 /* ------------------------------------------------------------------ frames */
 
-static int take_frame(struct hf_sock *s)
+int rx_frame(struct hf_sock *s)
 {
 	switch (s->rx.frame.type) {
-	case WIRE_CREDIT: return take_credit(s);
+	case WIRE_CREDIT: return credit_take(s, &s->rx.frame);
 	case WIRE_MESSAGE:
 	case WIRE_WRITE: return take_piece(s);
 	case WIRE_READ: return take_read(s);
@@ -217,7 +202,7 @@ static int recv_head(struct hf_sock *s)
 	rc = wire_get_frame(s->rx.head, &s->rx.frame);
 	s->rx.left = s->rx.frame.length;
 	if (!rc)
-		rc = take_frame(s);
+		rc = s->carrier->take_frame(s);
 	if (rc)
 		return rc;
 	if (!s->rx.left)

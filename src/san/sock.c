@@ -138,6 +138,7 @@ static struct hf_sock *fill(struct hf_provider *p, struct engine *e, struct hf_c
 	if (!s)
 		return NULL;
 	s->watch.kind = WATCH_SOCK;
+	s->carrier = &carrier_stream;
 	s->p = p;
 	s->e = e;
 	s->cq = cq;

@@ -74,6 +74,8 @@ static inline uint32_t san_step_of(uint32_t left)
 
 struct engine;
 struct listener; /* listen.c's */
+struct hf_sock;
+struct san_mr;
 
 /* What epoll gives back: the first member of what it belongs to. */
 enum watch_kind { WATCH_WAKE, WATCH_LISTENER, WATCH_HANDSHAKE, WATCH_SOCK };
@@ -167,8 +169,23 @@ struct rx {
 	uint32_t next_credit;     /* and its next receive this one */
 };
 
+/* How the payload goes: what differs. All but what says so: sock->lock is held. */
+struct carrier {
+	unsigned version;                        /* of the protocol */
+	void (*start)(struct hf_sock *s);        /* optional: begin what may begin, before frames are gathered */
+	bool (*put_next)(struct hf_sock *s);     /* put one frame into tx.head; false: there is none */
+	int (*take_frame)(struct hf_sock *s);    /* rx.frame has come: 0 or -errno, and the connection ends with it */
+	/*
+	 * Let the peer reach the memory: 0 with mr->slot, ->exposed and ->descriptor, or -errno with the sentence. The lock may be
+	 * let go of in between.
+	 */
+	int (*expose)(struct hf_sock *s, struct san_mr *mr);
+	void (*conceal)(struct hf_sock *s, struct san_mr *mr); /* it doesn't, from the return on (R28) */
+};
+
 struct hf_sock {
 	struct watch watch;       /* first */
+	const struct carrier *carrier; /* constant */
 	struct hf_provider *p;
 	struct engine *e;
 	int fd;
@@ -243,11 +260,25 @@ void op_complete(struct hf_sock *s, struct san_op *op, int status);
 /* lock: complete those at the head of `begun` that are done. */
 void ops_settle(struct hf_sock *s);
 
+/* lock: the peer is told of one receive more. Tells of the next one, `uncredited`; and is told. */
+void credit_put(struct hf_sock *s);
+int credit_take(struct hf_sock *s, const struct wire_frame *f);
+/* lock: must it wait, whatever carries it? Of the first of `queued`. */
+bool op_must_wait(const struct hf_sock *s, const struct san_op *op);
+/* lock: is it of no use to begin? The status that it completes with, or 0. */
+int op_refuse(struct hf_sock *s, const struct san_op *op);
+/* lock: begin the first of `queued`: true. False: it was refused; it completes with that, in its turn. */
+bool op_begin(struct hf_sock *s, int refused);
+/* lock: it was begun, and has ended. ops_settle() completes it, in its turn. */
+void op_ended(struct hf_sock *s, struct san_op *op, int status);
+
 /* tx.c; lock. Move what there is to the socket, up to `budget` bytes, and arrange that the engine does the rest. */
 void tx_run(struct hf_sock *s, uint32_t budget);
 /* One more DONE. False: the peer has more under way than it may. */
 bool tx_answer(struct hf_sock *s, const struct answer *a);
 void tx_bye(struct hf_sock *s);
+void tx_put(struct hf_sock *s, const struct wire_frame *f); /* there is room in tx.head */
+bool tx_next(struct hf_sock *s); /* the stream's put_next */
 
 /* The status with which a connection ends, for what the socket or the NIC has answered. */
 int end_status(int err);
@@ -256,8 +287,10 @@ void count_refused(struct hf_sock *s, int status);
 
 /* rx.c; lock. Take in what there is, up to `budget` bytes. */
 void rx_run(struct hf_sock *s, uint32_t budget);
+int rx_frame(struct hf_sock *s); /* the stream's take_frame */
 
 /* memory.c */
+extern const struct carrier carrier_stream;
 struct san_mr *mr_find(struct hf_sock *s, uint64_t id); /* lock */
 void mr_release(struct hf_sock *s, struct san_mr *mr);  /* no lock; free()s it */
 

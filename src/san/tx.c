@@ -10,6 +10,8 @@
  *   - a send or a write: for the answers to the reads before it, so that all are carried out in order;
  *   - all: while `window` of them are under way.
  *
+ * By queue pairs (qp.c) only credits and BYE go out here.
+ *
  * All functions: sock->lock is held.
  */
 #include <errno.h>
@@ -23,7 +25,7 @@ static const uint8_t zeros[64 << 10];
 
 /* ------------------------------------------------------------------ gathering frames */
 
-static void put(struct hf_sock *s, const struct wire_frame *f)
+void tx_put(struct hf_sock *s, const struct wire_frame *f)
 {
 	wire_put_frame(s->tx.head + s->tx.head_size, f);
 	s->tx.head_size += WIRE_FRAME_SIZE;
@@ -31,13 +33,9 @@ static void put(struct hf_sock *s, const struct wire_frame *f)
 
 static bool put_credit(struct hf_sock *s)
 {
-	struct san_op *op = s->uncredited;
-
-	if (!op || s->credits_out == s->window)
+	if (!s->uncredited || s->credits_out == s->window)
 		return false;
-	put(s, &(struct wire_frame){ .type = WIRE_CREDIT, .op = s->next_credit++, .total = op->total });
-	s->credits_out++;
-	s->uncredited = op->next;
+	credit_put(s);
 	return true;
 }
 
@@ -79,7 +77,7 @@ static bool put_done(struct hf_sock *s)
 	if (a->read)
 		count_refused(s, a->status);
 	STEP("before done");
-	put(s, &(struct wire_frame){ .type = WIRE_DONE, .op = a->op, .status = wire_status(a->status) });
+	tx_put(s, &(struct wire_frame){ .type = WIRE_DONE, .op = a->op, .status = wire_status(a->status) });
 	s->answer_first = (s->answer_first + 1) % s->window;
 	s->answer_count--;
 	return true;
@@ -105,55 +103,18 @@ static bool put_data(struct hf_sock *s)
 	if (!a || !a->read || a->status || a->moved == a->total)
 		return false;
 	length = piece(a->total - a->moved);
-	put(s, &(struct wire_frame){ .type = WIRE_DATA, .op = a->op, .offset = a->moved, .total = a->total,
-				     .length = length, .flags = a->moved + length == a->total ? WIRE_LAST : 0 });
+	tx_put(s, &(struct wire_frame){ .type = WIRE_DATA, .op = a->op, .offset = a->moved, .total = a->total,
+					.length = length, .flags = a->moved + length == a->total ? WIRE_LAST : 0 });
 	with_payload(s, TX_ANSWER, length);
 	return true;
 }
 
 /* ------------------------------------------------------------------ what was posted */
 
-static uint64_t first_credit(const struct hf_sock *s)
-{
-	return s->credits[s->credit_first];
-}
-
 /* Must the first of the queue wait? */
 static bool must_wait(const struct hf_sock *s, const struct san_op *op)
 {
-	if (s->in_flight == s->window)
-		return true;
-	if (op->completed.c.op == HF_OP_READ)
-		return false;
-	return s->reads || (op->completed.c.op == HF_OP_SEND && !s->credit_count);
-}
-
-/* Is it of no use to begin? The status that it completes with. */
-static int refuse(struct hf_sock *s, const struct san_op *op)
-{
-	if (op->completed.c.op == HF_OP_SEND && op->total > first_credit(s))
-		return -EMSGSIZE;
-	return op_is_stale(s, op) ? -ESTALE : 0;
-}
-
-static void fail_here(struct hf_sock *s, struct san_op *op, int status)
-{
-	op->local = op->done = true;
-	op->completed.c.status = status;
-	ops_settle(s);
-}
-
-static void begin(struct hf_sock *s, struct san_op *op)
-{
-	op->begun = true;
-	op->number = s->next_op++;
-	s->in_flight++;
-	if (op->completed.c.op == HF_OP_READ)
-		s->reads++;
-	if (op->completed.c.op != HF_OP_SEND)
-		return;
-	s->credit_first = (s->credit_first + 1) % s->window;
-	s->credit_count--;
+	return op_must_wait(s, op) || (s->reads && op->completed.c.op != HF_OP_READ);
 }
 
 /* The operation whose pieces go out: the one of which some have, or the next; NULL: there is none that may. */
@@ -163,16 +124,9 @@ static struct san_op *current(struct hf_sock *s)
 
 	if (s->tx.op)
 		return s->tx.op;
-	while ((op = s->queued.first) && !must_wait(s, op)) {
-		int status = refuse(s, op);
-
-		queue_push(&s->begun, queue_pop(&s->queued));
-		if (!status) {
-			begin(s, op);
+	while ((op = s->queued.first) && !must_wait(s, op))
+		if (op_begin(s, op_refuse(s, op)))
 			return op;
-		}
-		fail_here(s, op, status);
-	}
 	return NULL;
 }
 
@@ -181,7 +135,7 @@ static void put_read(struct hf_sock *s, struct san_op *op)
 	struct wire_frame f = { .type = WIRE_READ, .op = op->number, .offset = op->offset, .total = op->total };
 
 	memcpy(f.descriptor, op->descriptor, sizeof(f.descriptor));
-	put(s, &f);
+	tx_put(s, &f);
 	op->sent = true;
 }
 
@@ -197,7 +151,7 @@ static void put_piece(struct hf_sock *s, struct san_op *op)
 
 	if (rdma)
 		memcpy(f.descriptor, op->descriptor, sizeof(f.descriptor));
-	put(s, &f);
+	tx_put(s, &f);
 	op->sent = !f.length;
 	s->tx.op = op->sent ? NULL : op;
 	with_payload(s, TX_OP, f.length);
@@ -216,7 +170,7 @@ static bool put_request(struct hf_sock *s)
 	return true;
 }
 
-static bool put_next(struct hf_sock *s)
+bool tx_next(struct hf_sock *s)
 {
 	bool any;
 
@@ -233,7 +187,7 @@ static bool gather(struct hf_sock *s)
 {
 	s->tx.head_size = s->tx.head_sent = 0;
 	while (s->tx.payload == TX_NONE && s->tx.head_size < sizeof(s->tx.head))
-		if (!put_next(s))
+		if (!s->carrier->put_next(s))
 			break;
 	return s->tx.head_size != 0;
 }
@@ -360,6 +314,8 @@ void tx_run(struct hf_sock *s, uint32_t budget)
 	uint64_t done = 0;
 	int n = s->tx.broken ? -EPIPE : 1;
 
+	if (!s->error && s->carrier->start)
+		s->carrier->start(s);
 	while (!s->error && !s->tx.broken && done < budget) {
 		n = send_some(s);
 		if (n > 0)
@@ -383,7 +339,7 @@ void tx_bye(struct hf_sock *s)
 		while (s->tx.head_size < sizeof(s->tx.head) && (more = put_done(s)))
 			;
 		if (!more)
-			put(s, &(struct wire_frame){ .type = WIRE_BYE });
+			tx_put(s, &(struct wire_frame){ .type = WIRE_BYE });
 		if (send_head(s) != (int)s->tx.head_size)
 			return;
 	}

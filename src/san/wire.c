@@ -187,7 +187,7 @@ int wire_get_hello(const uint8_t in[WIRE_HELLO_SIZE], struct wire_hello *out)
 	if (!is_sealed(in, WIRE_HELLO_SIZE, MAGIC_HELLO) || !h.version_min || h.version_min > h.version_max ||
 	    h.max_message > WIRE_SIZE_MAX || h.max_rdma > WIRE_SIZE_MAX || !h.depth)
 		return -EPROTO;
-	if (h.version_min > WIRE_VERSION || h.version_max < WIRE_VERSION)
+	if (h.version_min > WIRE_VERSION_STREAM || h.version_max < WIRE_VERSION_STREAM)
 		return -EPROTONOSUPPORT;
 	memcpy(h.nonce, in + 24, WIRE_NONCE_SIZE);
 	*out = h;

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION_STREAM 1
 #define WIRE_HELLO_SIZE 64
 #define WIRE_NONCE_SIZE 32
 #define WIRE_PROOF_SIZE 48   /* also REFUSE's */
