@@ -3,8 +3,8 @@
  * The wire format (src/san/wire.h): what is accepted has one spelling and keeps the rules of docs/wire.md, which are
  * written down here once more in another way. What is refused leaves nothing behind.
  *
- * The input is a stream of headers, each with a byte before it: hello, proof or frame; as it is, with the check word
- * made right (as an attacker can), or as fields that are put and got.
+ * The input is a stream of headers, each with a byte before it: hello, proof, frame or where a queue pair is; as it is, with
+ * the check word made right (as an attacker can), or as fields that are put and got.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -15,7 +15,7 @@
 
 #include "san/wire.h"
 
-#define LARGEST WIRE_FRAME_SIZE
+#define LARGEST WIRE_QP_SIZE
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -52,13 +52,13 @@ static bool known(int32_t status)
 
 static bool good_hello(const struct wire_hello *h)
 {
-	return h->version_min == 1 && h->version_max >= 1 && h->depth >= 1 && (int64_t)h->max_message >= 0 &&
-	       (int64_t)h->max_rdma >= 0;
+	return (h->version_min == 1 || h->version_min == 2) && h->version_max >= h->version_min && h->depth >= 1 &&
+	       (int64_t)h->max_message >= 0 && (int64_t)h->max_rdma >= 0;
 }
 
-static bool is_range_without_1(unsigned min, unsigned max)
+static bool is_range_without_ours(unsigned min, unsigned max)
 {
-	return min > 1 && min <= max;
+	return min > 2 && min <= max;
 }
 
 /* A piece of `whole` bytes that begins at `at`. */
@@ -92,6 +92,7 @@ static bool good_frame(const struct wire_frame *f)
 	case WIRE_DONE:
 		return bare && !f->flags && !f->length && !f->offset && !f->total && known(f->status);
 	case WIRE_BYE:
+	case WIRE_READY:
 		return bare && !f->op && !f->status && !f->flags && !f->length && !f->offset && !f->total;
 	default:
 		return false;
@@ -111,7 +112,7 @@ static void hello(const uint8_t *in)
 	require(rc == 0 || rc == -EPROTO || rc == -EPROTONOSUPPORT, "a hello: the answer");
 	require(!memcmp(again, rc ? zeros : in, sizeof(again)), "a hello has two spellings, or one refused leaves something");
 	require(rc || good_hello(&h), "a hello is accepted against the rules");
-	require(rc != -EPROTONOSUPPORT || is_range_without_1(in[4] + 256u * in[5], in[6] + 256u * in[7]),
+	require(rc != -EPROTONOSUPPORT || is_range_without_ours(in[4] + 256u * in[5], in[6] + 256u * in[7]),
 		"a hello is of another version");
 }
 
@@ -126,6 +127,19 @@ static void proof(const uint8_t *in)
 	require(rc == 0 || rc == -EPROTO, "a proof: the answer");
 	require(!memcmp(again, rc ? zeros : in, sizeof(again)), "a proof has two spellings, or one refused leaves something");
 	require(rc || (known(p.status) && (!p.status || empty(p.mac, sizeof(p.mac)))), "a proof is accepted against the rules");
+}
+
+static void qp(const uint8_t *in)
+{
+	uint8_t again[WIRE_QP_SIZE], zeros[WIRE_QP_SIZE];
+	struct wire_qp q, none = { 0 };
+	int rc = wire_get_qp(in, &q);
+
+	wire_put_qp(again, &q);
+	wire_put_qp(zeros, &none);
+	require(rc == 0 || rc == -EPROTO, "a queue pair: the answer");
+	require(!memcmp(again, rc ? zeros : in, sizeof(again)), "a queue pair has two spellings, or one refused leaves something");
+	require(rc || (int64_t)q.max > 0, "a queue pair is accepted against the rules");
 }
 
 static void frame(const uint8_t *in)
@@ -205,11 +219,15 @@ static void fields(const uint8_t *in)
 
 static void one(uint8_t how, uint8_t *header)
 {
-	static const size_t sizes[] = { WIRE_HELLO_SIZE, WIRE_PROOF_SIZE, WIRE_FRAME_SIZE, WIRE_FRAME_SIZE };
+	static const size_t sizes[] = { WIRE_HELLO_SIZE, WIRE_PROOF_SIZE, WIRE_FRAME_SIZE, WIRE_FRAME_SIZE, WIRE_QP_SIZE };
+	unsigned what = how & 8 ? 4 : how & 3;
 
 	if (how & 4)
-		reseal(header, sizes[how & 3]);
-	switch (how & 3) {
+		reseal(header, sizes[what]);
+	switch (what) {
+	case 4:
+		qp(header);
+		break;
 	case 0:
 		hello(header);
 		break;

@@ -10,7 +10,7 @@
 
 #include "san/wire.h"
 
-#define LARGEST WIRE_FRAME_SIZE
+#define LARGEST WIRE_QP_SIZE
 #define MANY (CHECK_TSAN ? 2000u : 20000u) /* one thread: no race is sought here */
 
 static void from_hex(const char *hex, uint8_t *out, size_t size)
@@ -41,9 +41,15 @@ static int get_and_put(const uint8_t *in, size_t size, uint8_t *again, uint8_t *
 	struct wire_hello hello;
 	struct wire_proof proof;
 	struct wire_frame frame;
+	struct wire_qp qp;
 	int rc;
 
-	if (size == WIRE_HELLO_SIZE) {
+	if (size == WIRE_QP_SIZE) {
+		memset(&qp, 0xff, sizeof(qp));
+		rc = wire_get_qp(in, &qp);
+		wire_put_qp(again, &qp);
+		wire_put_qp(zeros, &(struct wire_qp){ 0 });
+	} else if (size == WIRE_HELLO_SIZE) {
 		memset(&hello, 0xff, sizeof(hello));
 		rc = wire_get_hello(in, &hello);
 		wire_put_hello(again, &hello);
@@ -90,7 +96,7 @@ static struct wire_frame draw(enum wire_type type, uint64_t *rng)
 	struct wire_frame f = { .type = type };
 	uint64_t top = WIRE_SIZE_MAX >> check_random(rng) % 62;
 
-	if (type != WIRE_BYE)
+	if (type != WIRE_BYE && type != WIRE_READY)
 		f.op = (uint32_t)check_random(rng);
 	if (type == WIRE_DONE)
 		f.status = wire_status(-(int)(check_random(rng) % 140));
@@ -116,8 +122,8 @@ static struct wire_frame draw(enum wire_type type, uint64_t *rng)
 	return f;
 }
 
-/* One sealed header of each kind: hello, proof, refusal, and each type of frame. */
-#define SAMPLES (3 + WIRE_TYPES - 1)
+/* One sealed header of each kind: hello, proof, refusal, each type of frame, and where a queue pair is. */
+#define SAMPLES (3 + WIRE_TYPES - 1 + 1)
 
 static size_t sample(unsigned i, uint8_t out[LARGEST], uint64_t *rng)
 {
@@ -135,6 +141,13 @@ static size_t sample(unsigned i, uint8_t out[LARGEST], uint64_t *rng)
 			count_up(p.mac, sizeof(p.mac), (unsigned)check_random(rng));
 		wire_put_proof(out, &p);
 		return WIRE_PROOF_SIZE;
+	}
+	if (i == SAMPLES - 1) {
+		struct wire_qp q = { .max = 1 + check_random(rng) % WIRE_SIZE_MAX };
+
+		count_up(q.address, sizeof(q.address), (unsigned)check_random(rng));
+		wire_put_qp(out, &q);
+		return WIRE_QP_SIZE;
 	}
 	f = draw((enum wire_type)(i - 2), rng);
 	wire_put_frame(out, &f);
@@ -199,6 +212,31 @@ static void bytes_of_frames(void **state)
 		 "0000000000000000000000000000000000000000000000000000000000000000"
 		 "00000000000000000000000033fb6c29", want, WIRE_FRAME_SIZE);
 	assert_memory_equal(got, want, WIRE_FRAME_SIZE);
+}
+
+static void bytes_of_a_queue_pair(void **state)
+{
+	struct wire_qp q = { .max = 0x40000000 }, back;
+	uint8_t want[WIRE_QP_SIZE], got[WIRE_QP_SIZE];
+
+	count_up(q.address, sizeof(q.address), 0x10);
+	wire_put_qp(got, &q);
+	from_hex("48465371000000000000004000000000101112131415161718191a1b1c1d1e1f"
+		 "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
+		 "404142434445464748494a4b4c4d4e4f9117542e", want, WIRE_QP_SIZE);
+	assert_memory_equal(got, want, WIRE_QP_SIZE);
+	assert_int_equal(wire_get_qp(want, &back), 0);
+	assert_int_equal(back.max, q.max);
+	assert_memory_equal(back.address, q.address, sizeof(q.address));
+	q.max = 0;
+	wire_put_qp(got, &q);
+	assert_int_equal(get_any(got, sizeof(got)), -EPROTO);
+	q.max = WIRE_SIZE_MAX;
+	wire_put_qp(got, &q);
+	assert_int_equal(get_any(got, sizeof(got)), 0);
+	q.max++;
+	wire_put_qp(got, &q);
+	assert_int_equal(get_any(got, sizeof(got)), -EPROTO);
 }
 
 static void the_check_word(void **state)
@@ -307,12 +345,13 @@ static void cut_and_slipped(void **state)
 /* What one header is, none of the others is. */
 static void kinds_are_not_confused(void **state)
 {
+	static const size_t sizes_of[] = { WIRE_PROOF_SIZE, WIRE_HELLO_SIZE, WIRE_FRAME_SIZE, WIRE_QP_SIZE };
 	uint8_t bytes[LARGEST], other[LARGEST];
 	uint64_t rng = 6;
 
 	for (unsigned n = 0; n < SAMPLES; n++)
-		for (size_t as = WIRE_PROOF_SIZE; as <= WIRE_FRAME_SIZE; as += 16) {
-			size_t size = sample(n, bytes, &rng);
+		for (size_t k = 0; k < sizeof(sizes_of) / sizeof(sizes_of[0]); k++) {
+			size_t as = sizes_of[k], size = sample(n, bytes, &rng);
 
 			if (as == size)
 				continue;
@@ -358,7 +397,8 @@ static void versions(void **state)
 		uint16_t min, max;
 		int rc;
 	} c[] = {
-		{ 1, 1, 0 }, { 1, 2, 0 }, { 1, 65535, 0 }, { 2, 2, -EPROTONOSUPPORT }, { 2, 65535, -EPROTONOSUPPORT },
+		{ 1, 1, 0 }, { 1, 2, 0 }, { 1, 65535, 0 }, { 2, 2, 0 }, { 2, 65535, 0 }, { 3, 3, -EPROTONOSUPPORT },
+		{ 3, 65535, -EPROTONOSUPPORT },
 		{ 0, 1, -EPROTO }, { 0, 0, -EPROTO }, { 2, 1, -EPROTO }, { 65535, 1, -EPROTO },
 	};
 
@@ -421,7 +461,7 @@ static void fields_that_a_type_does_not_have(void **state)
 		[WIRE_CREDIT] = OP | TOTAL, [WIRE_MESSAGE] = OP | TOTAL | OFFSET | LENGTH | LAST,
 		[WIRE_WRITE] = OP | TOTAL | OFFSET | LENGTH | LAST | DESCRIPTOR,
 		[WIRE_READ] = OP | TOTAL | OFFSET | DESCRIPTOR, [WIRE_DATA] = OP | TOTAL | OFFSET | LENGTH | LAST,
-		[WIRE_DONE] = OP | STATUS, [WIRE_BYE] = 0,
+		[WIRE_DONE] = OP | STATUS, [WIRE_BYE] = 0, [WIRE_READY] = 0,
 	};
 	uint64_t rng = 8;
 
@@ -446,12 +486,13 @@ static void fields_that_a_type_does_not_have(void **state)
 static void reserved_bits(void **state)
 {
 	static const uint8_t frame_at[] = { 20, 21, 22, 23, 72, 73, 74, 75 }, proof_at[] = { 40, 41, 42, 43 };
+	static const uint8_t qp_at[] = { 4, 5, 6, 7 };
 	uint8_t bytes[LARGEST];
 	uint64_t rng = 9;
 
 	for (unsigned n = 1; n < SAMPLES; n++) {
 		size_t size = sample(n, bytes, &rng);
-		const uint8_t *at = size == WIRE_FRAME_SIZE ? frame_at : proof_at;
+		const uint8_t *at = size == WIRE_FRAME_SIZE ? frame_at : size == WIRE_QP_SIZE ? qp_at : proof_at;
 
 		for (size_t i = 0; i < (size == WIRE_FRAME_SIZE ? 8 : 4); i++)
 			for (int bit = 0; bit < 8; bit++) {
@@ -602,6 +643,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bytes_of_the_handshake), cmocka_unit_test(bytes_of_frames),
+		cmocka_unit_test(bytes_of_a_queue_pair),
 		cmocka_unit_test(the_check_word), cmocka_unit_test(round_trips),
 		cmocka_unit_test(every_flipped_bit_is_refused), cmocka_unit_test(every_two_flipped_bits_are_refused),
 		cmocka_unit_test(cut_and_slipped), cmocka_unit_test(kinds_are_not_confused),

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Each of the three headers begins with a magic and ends with a check word over all before it. Little-endian.
+ * Each of the four headers begins with a magic and ends with a check word over all before it. Little-endian.
  *
- *        HELLO                  PROOF, REFUSE          frame
- *    0   magic "HFSh"           magic "HFSp"           magic "HFSf"
- *    4   version_min, _max      status                 type, flags (2 bytes each)
- *    8   max_message            mac                    op
- *   12                                                 status
- *   16   max_rdma                                      length
- *   20                                                 0
- *   24   nonce                                         offset
- *   32                                                 total
- *   40                          0                      descriptor
+ *        HELLO                  PROOF, REFUSE          QP               frame
+ *    0   magic "HFSh"           magic "HFSp"           magic "HFSq"     magic "HFSf"
+ *    4   version_min, _max      status                 0                type, flags (2 bytes each)
+ *    8   max_message            mac                    max              op
+ *   12                                                                  status
+ *   16   max_rdma                                      address          length
+ *   20                                                                  0
+ *   24   nonce                                                          offset
+ *   32                                                                  total
+ *   40                          0                                       descriptor
  *   44                          check
  *   56   depth
  *   60   check
- *   72                                                 0
- *   76                                                 check
+ *   72                                                                  0
+ *   76                                                                  check
+ *   80                                                 check
  */
 #include "wire.h"
 
@@ -25,6 +26,7 @@
 
 #define MAGIC_HELLO 0x68534648u /* "HFSh" */
 #define MAGIC_PROOF 0x70534648u
+#define MAGIC_QP    0x71534648u
 #define MAGIC_FRAME 0x66534648u
 
 static void put16(uint8_t *p, uint16_t v)
@@ -187,7 +189,7 @@ int wire_get_hello(const uint8_t in[WIRE_HELLO_SIZE], struct wire_hello *out)
 	if (!is_sealed(in, WIRE_HELLO_SIZE, MAGIC_HELLO) || !h.version_min || h.version_min > h.version_max ||
 	    h.max_message > WIRE_SIZE_MAX || h.max_rdma > WIRE_SIZE_MAX || !h.depth)
 		return -EPROTO;
-	if (h.version_min > WIRE_VERSION_STREAM || h.version_max < WIRE_VERSION_STREAM)
+	if (!wire_speaks(&h, WIRE_VERSION_STREAM) && !wire_speaks(&h, WIRE_VERSION_QP))
 		return -EPROTONOSUPPORT;
 	memcpy(h.nonce, in + 24, WIRE_NONCE_SIZE);
 	*out = h;
@@ -217,6 +219,29 @@ int wire_get_proof(const uint8_t in[WIRE_PROOF_SIZE], struct wire_proof *out)
 	return 0;
 }
 
+/* ------------------------------------------------------------------ queue pairs */
+
+void wire_put_qp(uint8_t out[WIRE_QP_SIZE], const struct wire_qp *q)
+{
+	put32(out, MAGIC_QP);
+	put32(out + 4, 0);
+	put64(out + 8, q->max);
+	memcpy(out + 16, q->address, WIRE_QP_ADDRESS);
+	seal(out, WIRE_QP_SIZE);
+}
+
+int wire_get_qp(const uint8_t in[WIRE_QP_SIZE], struct wire_qp *out)
+{
+	uint64_t max = get64(in + 8);
+
+	*out = (struct wire_qp){ 0 };
+	if (!is_sealed(in, WIRE_QP_SIZE, MAGIC_QP) || get32(in + 4) || !max || max > WIRE_SIZE_MAX)
+		return -EPROTO;
+	out->max = max;
+	memcpy(out->address, in + 16, WIRE_QP_ADDRESS);
+	return 0;
+}
+
 /* ------------------------------------------------------------------ frames */
 
 enum { OP = 1, STATUS = 2, TOTAL = 4, OFFSET = 8, PIECE = 16, DESCRIPTOR = 32 }; /* PIECE: length, and WIRE_LAST */
@@ -229,6 +254,7 @@ static const uint8_t has[WIRE_TYPES] = {
 	[WIRE_DATA] = OP | TOTAL | OFFSET | PIECE,
 	[WIRE_DONE] = OP | STATUS,
 	[WIRE_BYE] = 0,
+	[WIRE_READY] = 0,
 };
 
 /* What the type doesn't have is 0. */

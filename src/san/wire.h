@@ -9,7 +9,10 @@
  *                                   ◄──  HELLO  version, limits, nonce
  *   PROOF  of the secret            ──►
  *                                   ◄──  PROOF, or REFUSE with a reason
- *   from here on frames, in both directions, each with its payload behind it
+ *                                   ◄──  QP     where its queue pair is     version 2 only
+ *   QP, READY                       ──►
+ *                                   ◄──  READY
+ *   from here on frames, in both directions, in version 1 each with its payload behind it
  */
 #ifndef HF_SAN_WIRE_H
 #define HF_SAN_WIRE_H
@@ -18,11 +21,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION_STREAM 1
+#define WIRE_VERSION_STREAM 1 /* the payload is behind the frames */
+#define WIRE_VERSION_QP 2     /* it goes by queue pairs of the NICs */
 #define WIRE_HELLO_SIZE 64
 #define WIRE_NONCE_SIZE 32
 #define WIRE_PROOF_SIZE 48   /* also REFUSE's */
 #define WIRE_MAC_SIZE 32
+#define WIRE_QP_SIZE 84
+#define WIRE_QP_ADDRESS 64
 #define WIRE_FRAME_SIZE 80
 #define WIRE_DESCRIPTOR_SIZE 32
 #define WIRE_CHUNK_MAX (1u << 20) /* payload behind one frame */
@@ -41,6 +47,11 @@ struct wire_proof {
 	uint8_t mac[WIRE_MAC_SIZE];  /* zeros without a secret, and in REFUSE */
 };
 
+struct wire_qp {
+	uint64_t max;                      /* largest message or RDMA that it moves; at least 1 */
+	uint8_t address[WIRE_QP_ADDRESS];  /* opaque: the NIC's */
+};
+
 enum wire_type {
 	WIRE_CREDIT = 1, /* a receive was posted: total is its size, op its number */
 	WIRE_MESSAGE,    /* a piece of a message: op is the sender's, offset where in it, total the whole */
@@ -50,6 +61,7 @@ enum wire_type {
 	WIRE_DATA,       /* a piece of the answer to READ op; offset counts from its start, total is the READ's; never empty */
 	WIRE_DONE,       /* op of the peer's (message, write, read) has ended with status; no payload */
 	WIRE_BYE,        /* nothing more will come */
+	WIRE_READY,      /* version 2, once, behind the handshake: requests may be posted to the sender's queue pair */
 	WIRE_TYPES
 };
 
@@ -69,14 +81,21 @@ struct wire_frame {
 
 /*
  * get: 0; -EPROTO: not ours, damaged, a field that this type doesn't have is not 0, offset + length or total wraps or
- * doesn't fit; -EPROTONOSUPPORT: a hello of which no version is ours. *out is all zeros then.
+ * doesn't fit; -EPROTONOSUPPORT: a hello of which no version is of this library. *out is all zeros then.
  *
  * Every accepted byte string is the one that put makes of its fields: there are no two spellings. put checks nothing.
  */
 void wire_put_hello(uint8_t out[WIRE_HELLO_SIZE], const struct wire_hello *h);
 int wire_get_hello(const uint8_t in[WIRE_HELLO_SIZE], struct wire_hello *out);
+/* Is `version` one of those? */
+static inline bool wire_speaks(const struct wire_hello *h, unsigned version)
+{
+	return h->version_min <= version && version <= h->version_max;
+}
 void wire_put_proof(uint8_t out[WIRE_PROOF_SIZE], const struct wire_proof *p);
 int wire_get_proof(const uint8_t in[WIRE_PROOF_SIZE], struct wire_proof *out);
+void wire_put_qp(uint8_t out[WIRE_QP_SIZE], const struct wire_qp *q);
+int wire_get_qp(const uint8_t in[WIRE_QP_SIZE], struct wire_qp *out);
 void wire_put_frame(uint8_t out[WIRE_FRAME_SIZE], const struct wire_frame *f);
 int wire_get_frame(const uint8_t in[WIRE_FRAME_SIZE], struct wire_frame *out);
 
