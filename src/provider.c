@@ -137,6 +137,9 @@ static int check_table(const struct hf_nic_ops *ops)
 	if (!ops || ops->size < offsetof(struct hf_nic_ops, lkey_at) || ops->abi != HF_BACKEND_ABI)
 		return hf_set_error(-EINVAL, "the NIC's table is too short, or of another ABI than %d",
 				    HF_BACKEND_ABI);
+	if (ops->size >= offsetof(struct hf_nic_ops, qp) + sizeof(ops->qp) && ops->qp &&
+	    ops->qp->size < sizeof(struct hf_nic_qp_ops))
+		return hf_set_error(-EINVAL, "the table of the NIC's queue pairs is too short");
 	return 0;
 }
 

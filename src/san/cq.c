@@ -22,6 +22,10 @@ struct hf_cq {
 	int fd;                   /* eventfd */
 	bool asked;               /* somebody has asked for fd: else it is not kept up to date */
 	bool readable;            /* fd is */
+	pthread_mutex_t polling;  /* cq.h */
+	struct cq_source *sources;
+	_Atomic unsigned source_count;
+	_Atomic unsigned parting; /* callers that wait for `polling`: no poller takes it before them */
 };
 
 /* ------------------------------------------------------------------ whose is it */
@@ -73,6 +77,7 @@ static void init_wait(struct hf_cq *cq)
 	pthread_cond_init(&cq->more, &attr);
 	pthread_condattr_destroy(&attr);
 	pthread_mutex_init(&cq->lock, NULL);
+	pthread_mutex_init(&cq->polling, NULL);
 }
 
 int hf_cq_open(struct hf_cq **out)
@@ -125,6 +130,7 @@ int hf_cq_close(struct hf_cq *cq)
 	close(cq->fd);
 	pthread_cond_destroy(&cq->more);
 	pthread_mutex_destroy(&cq->lock);
+	pthread_mutex_destroy(&cq->polling);
 	free(cq);
 	return 0;
 }
@@ -146,6 +152,47 @@ void cq_unuse(struct hf_cq *cq)
 	pthread_mutex_lock(&cq->lock);
 	cq->sockets--;
 	pthread_mutex_unlock(&cq->lock);
+}
+
+/* ------------------------------------------------------------------ sources */
+
+static void lock_sources(struct hf_cq *cq)
+{
+	atomic_fetch_add(&cq->parting, 1);
+	pthread_mutex_lock(&cq->polling);
+	atomic_fetch_sub(&cq->parting, 1);
+}
+
+void cq_join(struct hf_cq *cq, struct cq_source *source)
+{
+	lock_sources(cq);
+	source->next = cq->sources;
+	source->link = &cq->sources;
+	if (source->next)
+		source->next->link = &source->next;
+	cq->sources = source;
+	atomic_fetch_add(&cq->source_count, 1);
+	pthread_mutex_unlock(&cq->polling);
+}
+
+void cq_part(struct hf_cq *cq, struct cq_source *source)
+{
+	lock_sources(cq);
+	*source->link = source->next;
+	if (source->next)
+		source->next->link = source->link;
+	atomic_fetch_sub(&cq->source_count, 1);
+	pthread_mutex_unlock(&cq->polling);
+}
+
+/* Another poller that is at it finds what there is. */
+static void poll_sources(struct hf_cq *cq)
+{
+	if (!atomic_load(&cq->source_count) || atomic_load(&cq->parting) || pthread_mutex_trylock(&cq->polling))
+		return;
+	for (struct cq_source *source = cq->sources; source; source = source->next)
+		source->poll(source);
+	pthread_mutex_unlock(&cq->polling);
 }
 
 /* ------------------------------------------------------------------ in and out */
@@ -214,17 +261,27 @@ static int check_room(const struct hf_cq *cq, const struct hf_completion *out, i
 	return rc;
 }
 
-int hf_cq_poll(struct hf_cq *cq, struct hf_completion *out, int max)
+static int take_now(struct hf_cq *cq, struct hf_completion *out, int max)
 {
 	struct completed *list;
-	int rc = check_room(cq, out, max);
 
-	if (rc)
-		return rc;
 	pthread_mutex_lock(&cq->lock);
 	list = take(cq, max);
 	pthread_mutex_unlock(&cq->lock);
 	return give(list, out);
+}
+
+int hf_cq_poll(struct hf_cq *cq, struct hf_completion *out, int max)
+{
+	int rc = check_room(cq, out, max), n;
+
+	if (rc)
+		return rc;
+	n = take_now(cq, out, max);
+	if (n || !atomic_load(&cq->source_count))
+		return n;
+	poll_sources(cq);
+	return take_now(cq, out, max);
 }
 
 static struct timespec in_ms(int ms)
@@ -238,7 +295,7 @@ int hf_cq_wait(struct hf_cq *cq, struct hf_completion *out, int max, int timeout
 {
 	struct timespec until = in_ms(timeout_ms > 0 ? timeout_ms : 0);
 	struct completed *list;
-	int rc = check_room(cq, out, max), late = 0;
+	int rc = hf_cq_poll(cq, out, max), late = 0;
 
 	if (rc)
 		return rc;

@@ -16,6 +16,22 @@ struct completed {
 	struct hf_completion c;
 };
 
+/*
+ * Where completions may be waiting that nobody has delivered yet: a queue pair. Who polls the queue and finds it empty asks
+ * them all. poll() must not wait for anything.
+ *
+ * Lock: cq->polling comes before every other: a poller holds it over poll(); it is only tried, but for joining and
+ * parting, which are done with no lock held.
+ */
+struct cq_source {
+	struct cq_source *next, **link;
+	void (*poll)(struct cq_source *source);
+	void *arg;
+};
+void cq_join(struct hf_cq *cq, struct cq_source *source);
+/* When it returns nobody is in its poll(), nor will be. */
+void cq_part(struct hf_cq *cq, struct cq_source *source);
+
 /* A socket begins, or ends, to use it. */
 int cq_use(struct hf_cq *cq);
 void cq_unuse(struct hf_cq *cq);

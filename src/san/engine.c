@@ -9,6 +9,7 @@
 
 #include "../os.h"
 #include "../thread.h"
+#include "qp.h"
 
 #define EVENTS 32
 
@@ -83,6 +84,10 @@ static void dispatch(struct engine *e, const struct epoll_event *ev)
 	}
 	if (w->kind == WATCH_WAKE) {
 		woken(e);
+		return;
+	}
+	if (w->kind == WATCH_QP_DONE || w->kind == WATCH_QP_TOLD) {
+		(w->kind == WATCH_QP_DONE ? qp_done_ready : qp_told_ready)(w);
 		return;
 	}
 	pthread_mutex_lock(&e->lock);

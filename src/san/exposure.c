@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * A descriptor, little-endian:   0 slot   4 rights   8 length   16 random
+ * A descriptor, little-endian:   0 slot   4 rights   8 length   16 random, or the NIC's key
  *
  * The slot only says where to look; the 32 bytes there decide. A peer that may try n descriptors a second at one
  * slot finds it after 2^127 / n seconds on average.
@@ -16,7 +16,6 @@
 #include "os.h"
 
 #define FIRST_SLOTS 16u
-#define RANDOM 16
 
 struct exposure {
 	uint64_t addr;
@@ -108,6 +107,31 @@ static int is_sane(uint64_t addr, uint64_t len, unsigned rights)
 	return 0;
 }
 
+/* `e`: what is exposed, and the key of it. */
+static void add(struct exposures *x, struct exposure *e, uint32_t slot, uint8_t descriptor[WIRE_DESCRIPTOR_SIZE])
+{
+	put(e->descriptor, slot, 4);
+	put(e->descriptor + 4, e->rights, 4);
+	put(e->descriptor + 8, e->len, 8);
+	take(x, slot, e);
+	memcpy(descriptor, e->descriptor, sizeof(e->descriptor));
+}
+
+int exposures_add_key(struct exposures *x, uint64_t addr, uint64_t len, unsigned rights, void *owner,
+		      const uint8_t key[EXPOSURE_KEY], uint32_t *slot, uint8_t descriptor[WIRE_DESCRIPTOR_SIZE])
+{
+	struct exposure e = { .addr = addr, .len = len, .owner = owner, .rights = rights, .live = true };
+	int rc = is_sane(addr, len, rights);
+
+	if (!rc)
+		rc = room(x, slot);
+	if (rc)
+		return rc;
+	memcpy(e.descriptor + 16, key, EXPOSURE_KEY);
+	add(x, &e, *slot, descriptor);
+	return 0;
+}
+
 int exposures_add(struct exposures *x, uint64_t addr, uint64_t len, unsigned rights, void *owner,
 		  uint32_t *slot, uint8_t descriptor[WIRE_DESCRIPTOR_SIZE])
 {
@@ -118,14 +142,10 @@ int exposures_add(struct exposures *x, uint64_t addr, uint64_t len, unsigned rig
 		rc = room(x, slot);
 	if (rc)
 		return rc;
-	rc = os_random(e.descriptor + 16, RANDOM);
+	rc = os_random(e.descriptor + 16, EXPOSURE_KEY);
 	if (rc)
 		return hf_set_error(rc, "no random bytes for a descriptor: getrandom(2) says %s", strerror(-rc));
-	put(e.descriptor, *slot, 4);
-	put(e.descriptor + 4, rights, 4);
-	put(e.descriptor + 8, len, 8);
-	take(x, *slot, &e);
-	memcpy(descriptor, e.descriptor, sizeof(e.descriptor));
+	add(x, &e, *slot, descriptor);
 	return 0;
 }
 
@@ -150,6 +170,29 @@ static const struct exposure *find(const struct exposures *x, const uint8_t *des
 	if (!e || !e->live || sodium_memcmp(e->descriptor, descriptor, WIRE_DESCRIPTOR_SIZE))
 		return NULL;
 	return e;
+}
+
+static uint64_t get(const uint8_t *p, int bytes)
+{
+	uint64_t v = 0;
+
+	while (bytes--)
+		v = v << 8 | p[bytes];
+	return v;
+}
+
+int descriptor_check(const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE], unsigned right, uint64_t offset, uint64_t len)
+{
+	uint64_t rights = get(descriptor + 4, 4), most = get(descriptor + 8, 8);
+
+	if (rights & ~(uint64_t)HF_READWRITE || !(rights & right))
+		return -EACCES;
+	return offset > most || len > most - offset ? -ERANGE : 0;
+}
+
+const uint8_t *descriptor_key(const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE])
+{
+	return descriptor + 16;
 }
 
 int64_t exposures_find(const struct exposures *x, const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE])

@@ -18,6 +18,7 @@
 #include "wire.h"
 
 #define EXPOSURES_MAX (1u << 20) /* of one connection at once */
+#define EXPOSURE_KEY 16          /* bytes of a descriptor that nobody can guess, or that the NIC knows */
 
 struct exposure; /* exposure.c's */
 
@@ -39,6 +40,9 @@ void exposures_destroy(struct exposures *x); /* revokes all */
  */
 int exposures_add(struct exposures *x, uint64_t addr, uint64_t len, unsigned rights, void *owner,
 		  uint32_t *slot, uint8_t descriptor[WIRE_DESCRIPTOR_SIZE]);
+/* The same, with the NIC's key instead of random bits: then it is the NIC that refuses, and this table only knows of it. */
+int exposures_add_key(struct exposures *x, uint64_t addr, uint64_t len, unsigned rights, void *owner,
+		      const uint8_t key[EXPOSURE_KEY], uint32_t *slot, uint8_t descriptor[WIRE_DESCRIPTOR_SIZE]);
 /* A slot that isn't exposed is ignored. */
 void exposures_remove(struct exposures *x, uint32_t slot);
 
@@ -52,5 +56,12 @@ int64_t exposures_find(const struct exposures *x, const uint8_t descriptor[WIRE_
  */
 int exposures_check(const struct exposures *x, const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE],
 		    unsigned right, uint64_t offset, uint64_t len, uint64_t *addr, void **owner);
+
+/*
+ * For who was given a descriptor, by what it says: may `len` bytes from `offset` be reached with `right`? 0, -EACCES,
+ * -ERANGE. Whether it is true is known to who made it.
+ */
+int descriptor_check(const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE], unsigned right, uint64_t offset, uint64_t len);
+const uint8_t *descriptor_key(const uint8_t descriptor[WIRE_DESCRIPTOR_SIZE]);
 
 #endif

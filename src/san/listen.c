@@ -363,7 +363,7 @@ void listener_close(struct hf_sock *s)
 	handshakes_drop(e, l);
 	pthread_mutex_unlock(&e->lock);
 	while (take_ready(e, l, &made))
-		san_close(made.fd);
+		made_drop(&made);
 	destroy_listener(s);
 }
 
@@ -396,7 +396,7 @@ static int make(struct hf_provider *p, struct hf_cq *cq, const struct made *made
 	int rc = engine_enter(p, &e);
 
 	if (rc) {
-		san_close(made->fd);
+		made_drop(made);
 		return rc;
 	}
 	rc = sock_make(p, e, cq, made, out);
@@ -471,11 +471,14 @@ static int connect_until(int fd, const struct san_address *a, uint64_t until)
 }
 
 /* What the steps answer, in the words of san.h. */
-static int why_not_connected(int rc, const char *address)
+static int why_not_connected(const struct hf_provider *p, int rc, const char *address)
 {
 	if (rc == -EPROTONOSUPPORT)
-		return hf_set_error(-EPROTO, "%.107s speaks no version of the protocol that is spoken here, %d", address,
-				    WIRE_VERSION_STREAM);
+		return hf_set_error(-EPROTO, "%.107s speaks no version of the protocol that is spoken here, %u: version 1 is of NICs "
+				    "that move data by the stream (uring), version 2 of those with queue pairs (verbs); open "
+				    "providers of the same kind on both sides", address, sock_carrier(p)->version);
+	if (rc == -EIO)
+		return hf_set_error(rc, "the NIC at %.107s has no queue pair for this connection; its side knows why", address);
 	if (rc == -EPROTO)
 		return hf_set_error(rc, "what is at %.107s is no holdfast peer", address);
 	if (rc == -EACCES)
@@ -486,21 +489,24 @@ static int why_not_connected(int rc, const char *address)
 	return why_not(rc, "can't connect to", address);
 }
 
-static int connect_with(struct made *made, const char *address, const struct san_address *a,
+static int connect_with(struct hf_provider *p, struct made *made, const char *address, const struct san_address *a,
 			const struct san_options *o, uint64_t until)
 {
+	bool nic = false;
 	int rc;
 
-	made->fd = open_socket(a);
+	*made = (struct made){ .fd = open_socket(a) };
 	if (made->fd < 0)
 		return why_not(made->fd, "no socket for", address);
 	rc = connect_until(made->fd, a, until);
 	if (!rc)
-		rc = handshake_client(made, o, until);
+		rc = handshake_client(p, made, o, until);
+	if (!rc && p->ops.qp)
+		rc = handshake_qp(p, made, until, &nic);
 	if (!rc)
 		return 0;
-	san_close(made->fd);
-	return why_not_connected(rc, address);
+	made_drop(made);
+	return nic ? rc : why_not_connected(p, rc, address);
 }
 
 int hf_connect(struct hf_provider *p, const char *address, const char *options, struct hf_cq *cq,
@@ -519,7 +525,7 @@ int hf_connect(struct hf_provider *p, const char *address, const char *options, 
 		rc = hf_set_error(-EINVAL, "no place for the socket");
 	if (!rc) {
 		*out = NULL;
-		rc = connect_with(&made, address, &a, &o, until);
+		rc = connect_with(p, &made, address, &a, &o, until);
 	}
 	san_secret_wipe(&o.secret);
 	return rc ? rc : make(p, cq, &made, out);

@@ -50,7 +50,10 @@ void handshake_begin(struct engine *e, struct listener *l, int fd);
 void handshakes_drop(struct engine *e, const struct listener *l);
 
 /* The client's side, in the caller's thread: until `until` (ns). Fills the limits of *made; its fd doesn't block. */
-int handshake_client(struct made *made, const struct san_options *o, uint64_t until);
+int handshake_client(struct hf_provider *p, struct made *made, const struct san_options *o, uint64_t until);
+/* ... and behind it, in version 2, the queue pairs. *nic: it is the NIC here that failed, the sentence is set. made->qp is the
+ * caller's also when it fails. */
+int handshake_qp(struct hf_provider *p, struct made *made, uint64_t until, bool *nic);
 
 void san_close(int fd); /* a descriptor that is closed on fork */
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sock.h"
+#include "qp.h"
 
 #define SLOT_BITS 20
 #define SLOTS_MAX (1u << SLOT_BITS)
@@ -94,7 +94,7 @@ static int watch(struct hf_sock *s, struct san_mr *mr)
 {
 	/* A mapping that may be written may be read, too: the right to write alone can't be secured (R37). */
 	unsigned flags = HF_NOTIFY | (mr->access & HF_WRITE ? HF_READWRITE : HF_READ);
-	int rc = hf_secure(s->p->sw, (void *)(uintptr_t)mr->addr, mr->len, flags, NULL, NULL, &mr->secured);
+	int rc = hf_secure(s->p->sw, (void *)(uintptr_t)mr->addr, mr->len, flags, mr->told ? qp_changed : NULL, mr, &mr->secured);
 
 	if (rc == -EOPNOTSUPP || rc == -ENOTSUP)
 		rc = 0;
@@ -110,6 +110,7 @@ static int pin(struct hf_sock *s, struct san_mr *mr, bool last)
 	int rc;
 
 	mr->secured = 0;
+	atomic_store(&mr->changed, false); /* nobody tells of it now */
 	rc = watch(s, mr);
 	if (rc && !(rc == -EAGAIN && last))
 		return rc;
@@ -181,6 +182,9 @@ static int publish(struct hf_sock *s, struct san_mr *mr, bool remote)
 	if (!rc) {
 		mr->id = next_number() << SLOT_BITS | slot;
 		s->mr[slot] = mr;
+		/* Until now the engine couldn't find it: what has changed since it was watched goes at once. */
+		if (atomic_load(&mr->changed))
+			s->carrier->conceal(s, mr);
 	}
 	sock_unlock(s);
 	return rc;
@@ -202,6 +206,7 @@ static int register_for(struct hf_sock *s, void *addr, size_t len, unsigned acce
 	mr->addr = (uintptr_t)addr;
 	mr->len = len;
 	mr->access = access;
+	mr->told = remote && s->qp ? s : NULL;
 	rc = pin_again(s, mr);
 	if (rc) {
 		free(mr);
@@ -305,7 +310,8 @@ static struct san_mr *find_exposed(struct hf_sock *s, const uint8_t *descriptor)
 		return find_described(s, descriptor);
 	if (exposures_check(&s->exposures, descriptor, HF_READ, 0, 0, &addr, &owner))
 		exposures_check(&s->exposures, descriptor, HF_WRITE, 0, 0, &addr, &owner);
-	return owner;
+	/* What has changed may be exposed no more. */
+	return owner || !s->qp ? owner : find_described(s, descriptor);
 }
 
 int hf_mr_revoke(struct hf_sock *s, const void *descriptor, size_t length)

@@ -14,6 +14,7 @@
 
 #include "engine.h"
 #include "listen.h"
+#include "qp.h"
 
 #ifdef HF_FAULTS
 void (*_Atomic san_step)(const char *what);
@@ -65,12 +66,23 @@ void sock_breathe(struct hf_sock *s)
 
 int sock_can_move(struct hf_provider *p)
 {
-	int rc = p->ops.move ? p->ops.move(p->nic, HF_READ, -1, NULL, 0, 0) : -EOPNOTSUPP;
+	int rc = p->ops.qp ? 0 : p->ops.move ? p->ops.move(p->nic, HF_READ, -1, NULL, 0, 0) : -EOPNOTSUPP;
 
 	if (!rc)
 		return 0;
-	return hf_set_error(rc, "the NIC \"%s\" can't move data by stream sockets here (%s): open a provider on \"uring\", "
-			    "with a ring of its own", p->ops.name, strerror(-rc));
+	return hf_set_error(rc, "the NIC \"%s\" has no queue pairs, and can't move data by stream sockets here (%s): open a "
+			    "provider on \"uring\", with a ring of its own", p->ops.name, strerror(-rc));
+}
+
+const struct carrier *sock_carrier(const struct hf_provider *p)
+{
+	return p->ops.qp ? &carrier_qp : &carrier_stream;
+}
+
+void made_drop(const struct made *made)
+{
+	qp_close(made->qp);
+	san_close(made->fd);
 }
 
 void sock_describe(struct hf_sock *s)
@@ -138,7 +150,8 @@ static struct hf_sock *fill(struct hf_provider *p, struct engine *e, struct hf_c
 	if (!s)
 		return NULL;
 	s->watch.kind = WATCH_SOCK;
-	s->carrier = &carrier_stream;
+	s->carrier = sock_carrier(p);
+	s->qp = made->qp;
 	s->p = p;
 	s->e = e;
 	s->cq = cq;
@@ -152,6 +165,19 @@ static struct hf_sock *fill(struct hf_provider *p, struct engine *e, struct hf_c
 	return s;
 }
 
+/* lock: so that it can't end before all of it is in. */
+static int watch_all(struct hf_sock *s)
+{
+	int rc = engine_add(s->e, s->fd, EPOLLIN, &s->watch);
+
+	if (rc || !s->qp)
+		return rc;
+	rc = qp_enter(s);
+	if (rc)
+		engine_del(s->e, s->fd);
+	return rc;
+}
+
 static int into_engine(struct hf_sock *s)
 {
 	int rc = cq_use(s->cq);
@@ -159,9 +185,17 @@ static int into_engine(struct hf_sock *s)
 	if (rc)
 		return rc;
 	s->events = EPOLLIN;
-	rc = engine_add(s->e, s->fd, s->events, &s->watch);
+	sock_lock(s);
+	rc = watch_all(s);
 	if (rc)
+		s->error = -ECANCELED; /* the engine may have an event of it, and waits */
+	sock_unlock(s);
+	if (!rc && s->qp)
+		qp_join(s);
+	if (rc) {
+		engine_pass(s->e);
 		cq_unuse(s->cq);
+	}
 	return rc;
 }
 
@@ -178,8 +212,7 @@ int sock_make(struct hf_provider *p, struct engine *e, struct hf_cq *cq, const s
 	}
 	if (s)
 		sock_free(s);
-	hf_close_on_fork_done(made->fd);
-	close(made->fd);
+	made_drop(made);
 	return rc;
 }
 
@@ -214,6 +247,8 @@ static void stop_moving(struct hf_sock *s, int status)
 	if (s->events)
 		engine_del(s->e, s->fd);
 	s->events = 0;
+	if (s->qp)
+		qp_stop(s);
 }
 
 void sock_fail(struct hf_sock *s, int status)
@@ -224,6 +259,8 @@ void sock_fail(struct hf_sock *s, int status)
 	if (s->error)
 		return;
 	STEP("fail");
+	if (s->qp)
+		qp_take_last(s);
 	stop_moving(s, status);
 	shutdown(s->fd, SHUT_RDWR);
 	collect(s, &all);
@@ -241,18 +278,39 @@ static void read_away(int fd)
 			return;
 }
 
+/* The peer's access, then the memory. */
+static void release_all(struct hf_sock *s)
+{
+	for (uint32_t i = 0; i < s->mr_slots; i++) {
+		if (!s->mr[i])
+			continue;
+		s->carrier->conceal(s, s->mr[i]);
+		mr_release(s, s->mr[i]);
+	}
+}
+
+/* BYE, before a queue pair stops: what that does to the peer's is understood by it. */
+static void stop_for_good(struct hf_sock *s)
+{
+	sock_lock(s);
+	if (!s->error && s->qp)
+		qp_take(s);
+	if (!s->error)
+		tx_bye(s);
+	stop_moving(s, s->error ? s->error : -ECANCELED);
+	sock_unlock(s);
+	if (s->qp)
+		qp_leave(s);
+	engine_pass(s->e);
+}
+
 /* Nobody else is here, the engine neither. */
 static void close_connected(struct hf_sock *s)
 {
 	struct op_queue all;
 	struct san_op *op;
 
-	sock_lock(s);
-	if (!s->error)
-		tx_bye(s);
-	stop_moving(s, s->error ? s->error : -ECANCELED);
-	sock_unlock(s);
-	engine_pass(s->e);
+	stop_for_good(s);
 	shutdown(s->fd, SHUT_WR);
 	read_away(s->fd);
 	hf_close_on_fork_done(s->fd);
@@ -260,9 +318,8 @@ static void close_connected(struct hf_sock *s)
 	STEP("closed");
 	/* The memory first, then the completion (R45). */
 	collect(s, &all);
-	for (uint32_t i = 0; i < s->mr_slots; i++)
-		if (s->mr[i])
-			mr_release(s, s->mr[i]);
+	release_all(s);
+	qp_close(s->qp);
 	STEP("let go");
 	while ((op = queue_pop(&all))) {
 		op->segments = 0; /* gone already */

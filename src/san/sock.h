@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * SAN sockets (holdfast/san.h). Read in this order: listen.c and handshake.c (how two meet), sock.c (life of a
- * connection), memory.c (handles and descriptors), post.c (what is asked for), tx.c and rx.c (the two streams), engine.c
- * (the thread that drives them), cq.c.
+ * connection), memory.c (handles and descriptors), post.c (what is asked for), tx.c and rx.c (the two streams), qp.h and
+ * qp.c (queue pairs instead of them), engine.c (the thread that drives them), cq.c.
  *
  *   caller's thread                       engine's thread, one a provider
  *   --------------------------            -----------------------------------------
@@ -11,10 +11,12 @@
  *                                         completions ──► cq ──► hf_cq_wait()
  *
  * Locks, in their order:
+ *   cq->polling    who polls a queue asks its queue pairs; only tried (cq.h)
  *   engine->lock   which listeners and handshakes there are; each is short and never waits
  *   sock->lock     all of one connection. Held over one step of at most SAN_STEP bytes of a move that doesn't wait, and
  *                  over the question whether memory has changed (hf_secured_changed(): it waits for the proxy's thread, 2 ms at
- *                  most, which takes no lock of ours). Never over hf_get(), hf_put() or a system call that blocks.
+ *                  most, which takes no lock of ours). Never over hf_get(), hf_put() or a system call that blocks, but for a
+ *                  queue pair's expose(), revoke() and stop(), which wait for the NIC and not for the peer.
  *   cq->lock, and what the cache, the switch and the NIC take inside their calls
  *
  * The step is why a revocation is final (R28). Whether the peer may reach the memory is asked anew for each step, in one
@@ -74,11 +76,12 @@ static inline uint32_t san_step_of(uint32_t left)
 
 struct engine;
 struct listener; /* listen.c's */
+struct san_qp;   /* qp.c's */
 struct hf_sock;
 struct san_mr;
 
 /* What epoll gives back: the first member of what it belongs to. */
-enum watch_kind { WATCH_WAKE, WATCH_LISTENER, WATCH_HANDSHAKE, WATCH_SOCK };
+enum watch_kind { WATCH_WAKE, WATCH_LISTENER, WATCH_HANDSHAKE, WATCH_SOCK, WATCH_QP_DONE, WATCH_QP_TOLD };
 struct watch {
 	enum watch_kind kind;
 };
@@ -102,6 +105,10 @@ struct san_mr {
 	bool exposed;             /* (lock) */
 	uint32_t slot;            /* (lock) of the exposure */
 	uint8_t descriptor[WIRE_DESCRIPTOR_SIZE]; /* constant; zeros: never exposed */
+	/* By queue pairs: */
+	struct hf_sock *told;     /* it is told of changes; NULL: nobody is; constant */
+	_Atomic bool changed;     /* ... and there was one */
+	void *window;             /* (lock) the NIC's; the peer reaches it as long as there is one */
 };
 
 struct san_seg {
@@ -223,6 +230,7 @@ struct hf_sock {
 	uint32_t answer_first, answer_count;
 	struct tx tx;
 	struct rx rx;
+	struct san_qp *qp;        /* NULL: by the stream; constant */
 };
 
 /* sock.c */
@@ -234,16 +242,20 @@ void sock_unlock(struct hf_sock *s);
 void sock_breathe(struct hf_sock *s);
 struct made {
 	int fd;
+	struct san_qp *qp;        /* NULL: the stream carries the payload */
 	uint64_t max_message, max_rdma;
 	uint32_t depth, window;
 };
-/* Over a stream that has shaken hands; takes made->fd, also when it fails. */
+/* Over a stream that has shaken hands; takes what is in *made, also when it fails. */
 int sock_make(struct hf_provider *p, struct engine *e, struct hf_cq *cq, const struct made *made,
 	      struct hf_sock **out);
 /* lock: the connection has ended. Everything pending completes with `status`; nothing moves any more. */
 void sock_fail(struct hf_sock *s, int status);
 void sock_describe(struct hf_sock *s); /* who is at its ends */
 int sock_can_move(struct hf_provider *p);
+/* What carries the sockets of this provider. */
+const struct carrier *sock_carrier(const struct hf_provider *p);
+void made_drop(const struct made *made); /* what was never made a socket */
 
 /* post.c */
 void queue_init(struct op_queue *q);
