@@ -42,11 +42,28 @@ struct mem {
 	char descriptor[HF_DESCRIPTOR_SIZE]; /* of exposed memory */
 };
 
+/* With SAN_OVER_QP by queue pairs, the protocol's version 2, instead of by the stream. */
+#ifdef SAN_OVER_QP
+#include "fake_qp.h"
+#define SAN_VERSION WIRE_VERSION_QP
+#else
+#define SAN_VERSION WIRE_VERSION_STREAM
+#endif
+
+static inline int san_provider_open(struct hf_switch *sw, struct hf_provider **p)
+{
+#ifdef SAN_OVER_QP
+	return hf_provider_open_nic(sw, &fake_qp_nic, NULL, NULL, p);
+#else
+	return hf_provider_open(sw, "uring", NULL, p);
+#endif
+}
+
 static inline struct hf_provider *san_provider(struct hf_switch *sw)
 {
 	struct hf_provider *p = NULL;
 
-	check_ok(hf_provider_open(sw, "uring", NULL, &p));
+	check_ok(san_provider_open(sw, &p));
 	return p;
 }
 
@@ -242,10 +259,28 @@ static inline size_t raw_recv(int fd, void *to, size_t size)
 	return got;
 }
 
+/* As a client: where a queue pair is that nobody has. */
+static inline void raw_join(int fd)
+{
+	struct wire_qp mine = { .max = 1 << 20 }, peers;
+	uint8_t text[WIRE_QP_SIZE + WIRE_FRAME_SIZE];
+	struct wire_frame ready = { .type = WIRE_READY };
+
+	assert_int_equal(raw_recv(fd, text, WIRE_QP_SIZE), WIRE_QP_SIZE);
+	assert_int_equal(wire_get_qp(text, &peers), 0);
+	memset(mine.address, 0xee, sizeof(mine.address));
+	wire_put_qp(text, &mine);
+	wire_put_frame(text + WIRE_QP_SIZE, &ready);
+	raw_send(fd, text, sizeof(text));
+	assert_int_equal(raw_recv(fd, text, WIRE_FRAME_SIZE), WIRE_FRAME_SIZE);
+	assert_int_equal(wire_get_frame(text, &ready), 0);
+	assert_int_equal(ready.type, WIRE_READY);
+}
+
 /* Shake hands as a client without a secret. */
 static inline int raw_meet(const char *address, struct wire_hello *peer)
 {
-	struct wire_hello h = { .version_min = 1, .version_max = 1, .max_message = 1 << 20, .max_rdma = 1 << 20, .depth = 4 };
+	struct wire_hello h = { .version_min = SAN_VERSION, .version_max = SAN_VERSION, .max_message = 1 << 20, .max_rdma = 1 << 20, .depth = 4 };
 	struct wire_proof proof = { 0 };
 	uint8_t text[WIRE_HELLO_SIZE];
 	int fd = raw_connect(address);
@@ -259,6 +294,8 @@ static inline int raw_meet(const char *address, struct wire_hello *peer)
 	assert_int_equal(raw_recv(fd, text, WIRE_PROOF_SIZE), WIRE_PROOF_SIZE);
 	assert_int_equal(wire_get_proof(text, &proof), 0);
 	assert_int_equal(proof.status, 0);
+	if (SAN_VERSION == WIRE_VERSION_QP)
+		raw_join(fd);
 	return fd;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * SAN sockets (holdfast/san.h): what is moved, byte for byte; what is refused, and that nothing else is disturbed by it;
- * that access ends when it is revoked; that every operation completes exactly once, however the connection ends.
+ * that access ends when it is revoked; that every operation completes exactly once, however the connection ends. Built twice: by
+ * the stream (NIC uring), and with SAN_OVER_QP by queue pairs (fake_qp.h).
  */
 #include "san.h"
 
@@ -1911,7 +1912,7 @@ static int all_of_it(struct hf_switch *sw)
 	int rc;
 
 	san_name(name, sizeof(name));
-	rc = hf_provider_open(sw, "uring", NULL, &p);
+	rc = san_provider_open(sw, &p);
 	rc = rc ? rc : hf_cq_open(&cq);
 	rc = rc ? rc : hf_listen(p, name, NULL, &l);
 	rc = rc ? rc : hf_connect(p, name, NULL, cq, 10000, &b);
@@ -1924,7 +1925,8 @@ static int all_of_it(struct hf_switch *sw)
 		struct hf_completion c;
 
 		assert_int_equal(hf_cq_wait(cq, &c, 1, PATIENCE_MS), 1);
-		assert_int_equal(c.status, 0);
+		rc = c.status; /* of the posts none fails by the stream; by a queue pair each may */
+		assert_true(!rc || SAN_VERSION == WIRE_VERSION_QP);
 	}
 	check_ok(hf_sock_close(a));
 	check_ok(hf_sock_close(b));
@@ -1973,13 +1975,6 @@ int main(void)
 		cmocka_unit_test(test_bad_arguments),
 		cmocka_unit_test(test_busy),
 		cmocka_unit_test(test_stays_cached),
-		cmocka_unit_test(test_descriptors),
-		cmocka_unit_test(test_bad_among_good),
-		cmocka_unit_test(test_revoke_while_writing),
-		cmocka_unit_test(test_revoke_while_reading),
-		cmocka_unit_test(test_stale),
-		cmocka_unit_test(test_unmapped_while_exposed),
-		cmocka_unit_test(test_watched_later),
 		cmocka_unit_test(test_without_a_proxy),
 		cmocka_unit_test(test_close_with_all_pending),
 		cmocka_unit_test(test_memory_first),
@@ -1989,21 +1984,33 @@ int main(void)
 		cmocka_unit_test(test_queue),
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_secret),
-		cmocka_unit_test(test_uid),
 		cmocka_unit_test(test_bad_clients),
 		cmocka_unit_test(test_bad_server),
+		cmocka_unit_test(test_no_move),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_path),
+		cmocka_unit_test(test_many),
+		cmocka_unit_test(test_nth_failure),
+		/* By the stream only: what is told by queue pairs is in test_san_qp.c. */
+		cmocka_unit_test(test_descriptors),
+		cmocka_unit_test(test_bad_among_good),
+		cmocka_unit_test(test_revoke_while_writing),
+		cmocka_unit_test(test_revoke_while_reading),
+		cmocka_unit_test(test_stale),
+		cmocka_unit_test(test_unmapped_while_exposed),
+		cmocka_unit_test(test_watched_later),
+		cmocka_unit_test(test_uid),
 		cmocka_unit_test(test_broken_frames),
 		cmocka_unit_test(test_flood_of_reads),
 		cmocka_unit_test(test_wrong_answers),
 		cmocka_unit_test(test_answers_out_of_order),
 		cmocka_unit_test(test_deaf_peer),
 		cmocka_unit_test(test_by_hand),
-		cmocka_unit_test(test_no_move),
-		cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_path),
-		cmocka_unit_test(test_many),
-		cmocka_unit_test(test_nth_failure),
 	};
+	size_t n = sizeof(tests) / sizeof(tests[0]);
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	if (SAN_VERSION != WIRE_VERSION_STREAM)
+		while (tests[n - 1].test_func != test_nth_failure)
+			n--;
+	return _cmocka_run_group_tests("tests", tests, n, NULL, NULL);
 }
