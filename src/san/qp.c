@@ -36,7 +36,7 @@ struct san_qp {
 
 /* Who waits in hf_mr_expose(): on its stack. Its cookie is its address + 1, an operation's is even. */
 struct exposing {
-	bool done;
+	_Alignas(8) bool done;
 };
 
 /* ------------------------------------------------------------------ life: no lock */
