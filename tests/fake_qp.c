@@ -27,7 +27,7 @@ struct window {
 	struct hf_region region;
 	uint64_t addr, len;
 	unsigned access;
-	bool bound, stuck; /* stuck: it could not be revoked, and goes with the queue pair */
+	bool bound, stuck; /* stuck: it could not be revoked, and can be after stop() */
 };
 
 struct item {
@@ -639,6 +639,8 @@ static int qp_revoke(void *qp, void *window)
 		die("revoked what is no window");
 	*at = w->next;
 	bad = !q->stopped && strikes(&fake_qp.fail_revoke_in);
+	if (w->stuck && !q->stopped)
+		die("revoke() has failed, and stop() was not called next");
 	if (bad) { /* it works until stop() */
 		w->stuck = true;
 		w->next = q->windows;
@@ -683,13 +685,8 @@ static void qp_close(void *qp)
 	pthread_mutex_lock(&lock);
 	if (!q->stopped)
 		die("closed before stop");
-	for (struct window *w = q->windows, *next; w; w = next) {
-		if (!w->stuck)
-			die("closed with a window left");
-		next = w->next;
-		free(w);
-		atomic_fetch_sub(&fake_qp.windows, 1);
-	}
+	if (q->windows)
+		die("closed with a window left");
 	for (at = &all; *at != q;)
 		at = &(*at)->next;
 	*at = q->next;

@@ -487,6 +487,62 @@ static void failures(void **state)
 	exposures_destroy(&x);
 }
 
+/* ------------------------------------------------------------------ with a key of the NIC's */
+
+/* It stands where the random bits would; the table knows it, and revokes it; both sorts live in one table. */
+static void a_key_of_the_nic(void **state)
+{
+	uint8_t key[EXPOSURE_KEY], d[SIZE];
+	struct exposures x;
+	struct shown s;
+	uint32_t slot;
+
+	exposures_init(&x);
+	for (size_t i = 0; i < sizeof(key); i++)
+		key[i] = (uint8_t)(0x30 + i);
+	s = add(&x, 0x7000, 100, HF_READ);
+	check_ok(exposures_add_key(&x, 0x9000, 300, HF_WRITE, &x, key, &slot, d));
+	assert_int_not_equal(slot, s.slot);
+	assert_memory_equal(d + SIZE - EXPOSURE_KEY, key, EXPOSURE_KEY);
+	assert_ptr_equal(descriptor_key(d), d + SIZE - EXPOSURE_KEY);
+	assert_int_equal(check(&x, d, HF_WRITE, 0, 300), 0);
+	assert_int_equal(check(&x, d, HF_READ, 0, 1), -EACCES);
+	d[SIZE - 1] ^= 1;
+	assert_int_equal(check(&x, d, HF_WRITE, 0, 300), -EACCES);
+	d[SIZE - 1] ^= 1;
+	exposures_remove(&x, slot);
+	assert_false(is_accepted(&x, d));
+	assert_int_equal(check(&x, s.descriptor, HF_READ, 0, 100), 0);
+	assert_int_equal(exposures_add_key(&x, 0x9000, 0, HF_WRITE, &x, key, &slot, d), -EINVAL);
+	assert_int_equal(exposures_add_key(&x, 0x9000, 1, 4, &x, key, &slot, d), -EINVAL);
+	exposures_destroy(&x);
+}
+
+/* What a descriptor says of itself is what the table says of it, for every right and at both ends (R12, R17). */
+static void what_a_descriptor_says(void **state)
+{
+	static const struct {
+		uint64_t offset, len;
+	} c[] = {
+		{ 0, 0 }, { 0, 100 }, { 99, 1 }, { 100, 0 }, { 0, 101 }, { 100, 1 }, { 101, 0 }, { UINT64_MAX, 1 },
+		{ 1, UINT64_MAX }, { UINT64_MAX, UINT64_MAX }, { WIRE_SIZE_MAX, 0 },
+	};
+	struct exposures x;
+
+	exposures_init(&x);
+	for (unsigned rights = HF_READ; rights <= HF_READWRITE; rights++) {
+		struct shown s = add(&x, 0x7000, 100, rights);
+
+		for (size_t i = 0; i < sizeof(c) / sizeof(c[0]); i++)
+			for (unsigned right = HF_READ; right <= HF_WRITE; right++)
+				assert_int_equal(descriptor_check(s.descriptor, right, c[i].offset, c[i].len),
+						 check(&x, s.descriptor, right, c[i].offset, c[i].len));
+		s.descriptor[6] ^= 1;
+		assert_int_equal(descriptor_check(s.descriptor, HF_READ, 0, 0), -EACCES);
+	}
+	exposures_destroy(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -496,6 +552,7 @@ int main(void)
 		cmocka_unit_test(another_connection), cmocka_unit_test(nothing_is_exposed),
 		cmocka_unit_test(a_million_descriptors), cmocka_unit_test(against_the_model),
 		cmocka_unit_test(grows_to_its_limit), cmocka_unit_test(failures),
+		cmocka_unit_test(a_key_of_the_nic), cmocka_unit_test(what_a_descriptor_says),
 	};
 
 	return cmocka_run_group_tests_name("exposure", tests, NULL, NULL);

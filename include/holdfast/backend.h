@@ -153,13 +153,15 @@ struct hf_nic_qp_ops {
 
 	/*
 	 * Let the peer's qp, and nobody else, reach [addr, addr+len) of the held region. 0: it can, *window and *key are set; 1:
-	 * it can when a done with `cookie` has come with status 0; -errno: it can't, and nothing is left.
+	 * it can when a done with `cookie` has come with status 0; -errno: it can't, and nothing is left. After 0 and 1 *window
+	 * and *key are set, and the window is there until revoke(), whatever the done says.
 	 */
 	int (*expose)(void *qp, const struct hf_region *r, uint64_t addr, uint64_t len, unsigned access, uint64_t cookie,
 		      void **window, uint8_t key[HF_QP_KEY]);
 	/*
 	 * The end of it. 0: no byte moves by this key any more, also none of a request that is under way; may block
-	 * for as long as a system call does. -errno: that can't be had without stop(), which is to be called next.
+	 * for as long as a system call does. -errno: that can't be had without stop(), which is to be called next, and then
+	 * this once more.
 	 */
 	int (*revoke)(void *qp, void *window);
 

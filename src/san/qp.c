@@ -348,15 +348,16 @@ static void wait_a_little(struct hf_sock *s)
 	pthread_cond_timedwait(&s->qp->exposing, &s->lock, &until);
 }
 
-/* mr->window no more; that is final, also if only by the end of the connection. */
+/* mr->window no more; that is final, also if only by the end of the connection: then stop() has ended what revoke() couldn't. */
 static void close_window(struct hf_sock *s, struct san_mr *mr)
 {
-	int rc = s->qp->ops->revoke(s->qp->qp, mr->window);
+	void *window = mr->window;
 
 	mr->window = NULL;
-	if (!rc)
+	if (!s->qp->ops->revoke(s->qp->qp, window))
 		return;
 	stop(s->qp);
+	s->qp->ops->revoke(s->qp->qp, window);
 	sock_fail(s, -ECONNRESET);
 }
 
