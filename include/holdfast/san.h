@@ -12,6 +12,9 @@
  *     hf_sock_close()                 what is pending completes with -ECANCELED (R45)
  *   hf_cq_close()
  *
+ * The payload goes over the stream socket (NIC `uring`), or by queue pairs of an RDMA NIC that are connected beside it. Both
+ * sides must be of one kind. What differs is said where it does, as "by queue pairs".
+ *
  * The conventions of holdfast.h hold here, too: 0 or positive, or -errno; hf_error() has the sentence; any thread may
  * call at the same time as any other, but what closes an object runs alone on it; -EOWNERDEAD in a forked child.
  */
@@ -53,6 +56,11 @@ struct hf_completion {
  * doesn't give this right; -ERANGE: beyond the end of what is exposed; -ESTALE: the memory behind it, here or there,
  * was changed after it was registered (what was moved by then was moved from or to the pages that were pinned; it is told
  * of memory that a proxy watches: hf_mr_reg()); -EIO: the NIC, here or there, failed.
+ *
+ * By queue pairs a descriptor that the peer's NIC refuses ends the connection: -EACCES for that operation, -ECONNRESET
+ * for all others. A right or a range that the descriptor doesn't give is noticed here before, and ends nothing. And
+ * exposed memory that was changed is exposed no more, so it is -EACCES, not -ESTALE; a sender is not told that the memory of the
+ * receive was.
  */
 const char *hf_completion_text(const struct hf_completion *c);
 
@@ -83,8 +91,8 @@ int hf_cq_fd(const struct hf_cq *cq);
  *   max_rdma=SIZE     largest RDMA (R13), 1G unless given
  *   depth=N           posted and not completed at once, for each of send-like and receive: 256
  *
- * hf_listen: -EINVAL (address or option), -EACCES, -EADDRINUSE, -EADDRNOTAVAIL, -EOPNOTSUPP (the NIC can't move data
- * by stream sockets), -EMFILE, -ENOMEM.
+ * hf_listen: -EINVAL (address or option), -EACCES, -EADDRINUSE, -EADDRNOTAVAIL, -EOPNOTSUPP (the NIC has no queue pairs, and
+ * can't move data by stream sockets), -EMFILE, -ENOMEM.
  */
 int hf_listen(struct hf_provider *p, const char *address, const char *options, struct hf_sock **out);
 
@@ -96,7 +104,8 @@ int hf_listen(struct hf_provider *p, const char *address, const char *options, s
 int hf_accept(struct hf_sock *listener, struct hf_cq *cq, int timeout_ms, struct hf_sock **out);
 
 /* -ECONNREFUSED, -ENOENT (no such path), -ETIMEDOUT, -EACCES (uid or secret refused), -EPROTO (no holdfast peer, or of
- * another version), -EINVAL, -EOPNOTSUPP, -EMFILE, -ENOMEM. Blocks up to timeout_ms. */
+ * another version: one side has queue pairs, the other has not), -EIO (the peer's NIC has no queue pair for us), -EINVAL,
+ * -EOPNOTSUPP, -EMFILE, -ENOMEM, and what the NIC says about a queue pair. Blocks up to timeout_ms. */
 int hf_connect(struct hf_provider *p, const char *address, const char *options, struct hf_cq *cq,
 	       int timeout_ms, struct hf_sock **out);
 
@@ -115,7 +124,7 @@ struct hf_sock_info {
 	uint64_t max_message; /* the smaller of both sides' */
 	uint64_t max_rdma;
 	uint64_t exposures;   /* descriptors now valid */
-	uint64_t refused;     /* requests of the peer that named a wrong descriptor, right or range */
+	uint64_t refused;     /* requests of the peer that named a wrong descriptor, right or range; by queue pairs 0 */
 	uint32_t connected;   /* 1 while it is */
 	int32_t error;        /* why it is no more: a status as above */
 	uid_t peer_uid;       /* unix; else (uid_t)-1 */
@@ -127,7 +136,7 @@ int hf_sock_info(struct hf_sock *s, struct hf_sock_info *out, size_t size);
 
 /* ------------------------------------------------------------------ memory */
 
-#define HF_DESCRIPTOR_SIZE 32 /* bytes of a buffer descriptor: opaque, no pointer in it, unguessable */
+#define HF_DESCRIPTOR_SIZE 32 /* bytes of a buffer descriptor: opaque, no pointer in it; who guesses one gets nothing by it */
 
 /*
  * Register [addr, addr+len) for local use on this connection (R1, R3): by a get from the provider's cache. The same
@@ -142,6 +151,8 @@ int hf_mr_reg(struct hf_sock *s, void *addr, size_t len, unsigned access, uint64
  * The same, and let the peer of this connection reach exactly these bytes, with exactly these rights (R8, R10, R15,
  * R17): HF_READ: RDMA read; HF_WRITE: RDMA write. Bring the descriptor to the peer as you like. *length is
  * how much room there is; it is looked at before anything else, and set to what is needed: -ENOSPC when that is more (R9).
+ * By queue pairs it waits for the NIC, and may fail with what that says. Memory that is changed while it is exposed is
+ * exposed no more.
  */
 int hf_mr_expose(struct hf_sock *s, void *addr, size_t len, unsigned access, void *descriptor,
 		 size_t *length, uint64_t *mr);
@@ -171,7 +182,7 @@ struct hf_segment {
  *
  *  - Operations of one side are carried out, and complete, in the order in which they were posted, receives in theirs. So a
  *    send or write behind a read waits for the read's answer; reads don't wait for each other.
- *  - send: completes when the peer has received it. It waits for the peer to post a receive: nothing is dropped for
+ *  - send: completes when the peer has received it; by queue pairs, when its NIC has. It waits for the peer to post a receive: nothing is dropped for
  *    want of one (R48), and what was posted behind it waits, too. The other direction goes on.
  *  - write, read: the peer's program takes no part. `offset` is into what the descriptor exposes (R12).
  *  - -EINVAL: segments, handles, a range outside of its handle; -EACCES: the handle has not the right;
