@@ -12,7 +12,7 @@
 /* `supervise` can do more than uffd, but leaves a filter in the process: it must be asked for. */
 static const struct hf_proxy_ops *const proxies[] = { &hf_proxy_kmod, &hf_proxy_uffd, &hf_proxy_supervise,
 						      &hf_proxy_manual, &hf_proxy_none };
-static const struct hf_nic_ops *const nics[] = { &hf_nic_uring, &hf_nic_sim };
+static const struct hf_nic_ops *const nics[] = { &hf_nic_uring, &hf_nic_verbs, &hf_nic_sim };
 
 const struct hf_proxy_ops *backends_proxy(unsigned i)
 {
@@ -94,5 +94,7 @@ int hf_nic_probe(unsigned i, struct hf_probe *out)
 	fill(out, ops->name, rc, ops->attach ? HF_CAP_DATA : 0);
 	if (!rc)
 		ops->close(nic);
+	if (!rc && ops == &hf_nic_verbs)
+		verbs_describe(NULL, out->reason, sizeof(out->reason));
 	return 0;
 }

@@ -188,7 +188,7 @@ static void measure_all(struct checkup *d)
 static void print_backend(const struct hf_probe *p, const char *good)
 {
 	printf("  %-*s%s\n", LABEL - 2, p->name, p->available ? "not available" : good);
-	if (p->available)
+	if (p->reason[0])
 		print_wrapped(LABEL, p->reason);
 }
 

@@ -474,6 +474,7 @@ static const struct tool_option options[] = {
 	{ "seconds", "N", "how long, all in all", TOOL_SECONDS, &seconds },
 	{ "threads", "N", "threads in every race", TOOL_U64, &threads },
 	{ "proxy", "NAME", "what watches the memory: auto, kmod, supervise, uffd, manual", TOOL_STRING, &proxy },
+	{ "nic", "NAME", "the NIC to register with, such as uring or verbs:DEVICE", TOOL_STRING, &judge_nic },
 	{ "mode", "exact|fast", "fast leaves out the check of every hit", TOOL_STRING, &mode },
 	{ "case", "LIST", "names or patterns with commas between, such as 'munmap-*,race-recycle'; default: all",
 	  TOOL_STRING, &wanted },

@@ -57,6 +57,7 @@ struct judge {
 };
 
 /* 0, or -errno with the sentence in hf_error(). `unsafe`: a proxy that watches nothing and claims to. */
+extern const char *judge_nic; /* what it registers with; "uring" unless set */
 int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe);
 void judge_close(struct judge *j);
 /* Run one row of the table; nothing of it is left in the cache afterwards. */

@@ -119,6 +119,8 @@ static int open_switch(struct judge *j, const char *proxy, const char *mode, boo
 	return hf_switch_open(options, &j->sw);
 }
 
+const char *judge_nic = "uring";
+
 int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe)
 {
 	int err;
@@ -129,7 +131,7 @@ int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe
 		return err;
 	snprintf(j->proxy, sizeof(j->proxy), "%s", unsafe ? "unsafe" : hf_switch_proxy(j->sw));
 	j->told = !strcmp(j->proxy, "manual");
-	err = hf_provider_open(j->sw, "uring", PROVIDER_OPTIONS, &j->provider);
+	err = hf_provider_open(j->sw, judge_nic, PROVIDER_OPTIONS, &j->provider);
 	if (err)
 		hf_switch_close(j->sw);
 	return err;
