@@ -111,7 +111,7 @@ static int open_context(struct verbs_nic *nic, struct ibv_device *device, const 
 	errno = 0;
 	nic->context = ibv_open_device(device);
 	if (!nic->context)
-		return verbs_why_open(nic->name, errno ? -errno : -EIO);
+		return verbs_why_open(device, errno ? -errno : -EIO);
 	if (ibv_query_device(nic->context, &nic->attr))
 		return hf_set_error(-EIO, "the RDMA device %s doesn't say what it can do", nic->name);
 	return check_port(nic, w);

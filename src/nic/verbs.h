@@ -130,7 +130,7 @@ extern const struct hf_nic_qp_ops verbs_qp_ops;
 
 /* verbs_why.c: sentences for what was answered; each returns the error */
 int verbs_why_no_device(const char *wanted);
-int verbs_why_open(const char *name, int err);
+int verbs_why_open(const struct ibv_device *d, int err);
 int verbs_why_reg(struct verbs_nic *nic, int err, uint64_t addr, uint64_t len, unsigned access);
 
 /* verbs_mr.c */

@@ -69,24 +69,29 @@ int verbs_why_no_device(const char *wanted)
 				     "&& rdma link add rxe0 type rxe netdev INTERFACE");
 }
 
-int verbs_why_open(const char *name, int err)
+/* libibverbs looks elsewhere when it may not open the device, and answers what became of that. */
+int verbs_why_open(const struct ibv_device *d, int err)
 {
+	char path[128];
+
+	snprintf(path, sizeof(path), "/dev/infiniband/%s", d->dev_name);
+	if (access(path, R_OK | W_OK) < 0)
+		err = -errno;
 	switch (err) {
 	case -EACCES:
 	case -EPERM:
-		return hf_set_error(err, "no permission to open the RDMA device %s: this user must be able to read and write "
-					 "/dev/infiniband/uverbs*",
-				    name);
+		return hf_set_error(err, "no permission to open the RDMA device %s: this user must be able to read and write %s",
+				    d->name, path);
 	case -ENOENT:
-		return hf_set_error(err, "the RDMA device %s has no /dev/infiniband/uverbs* here: modprobe ib_uverbs; a container "
-					 "needs the device passed in",
-				    name);
+		return hf_set_error(err, "the RDMA device %s has no %s here: modprobe ib_uverbs; a container needs the device "
+					 "passed in",
+				    d->name, path);
 	case -ENOSYS:
 		return hf_set_error(err, "libibverbs and the kernel's RDMA device %s don't understand each other's ABI: install "
 					 "ibverbs-providers that fit this kernel",
-				    name);
+				    d->name);
 	default:
-		return hf_set_error(err, "the RDMA device %s can't be opened: %s", name, strerror(-err));
+		return hf_set_error(err, "the RDMA device %s can't be opened: %s", d->name, strerror(-err));
 	}
 }
 

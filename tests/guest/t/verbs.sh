@@ -19,10 +19,17 @@ modprobe ib_uverbs
 rdma link add rxe0 type rxe netdev veth0
 trap 'rdma link delete rxe0; /bin/ip link delete veth0; /bin/ip link delete other; rm -f /tmp/verbs-mode-0666' EXIT
 export HF_TEST_NIC=verbs:rxe0 HF_TEST_OTHER=10.9.0.1
-ls -l /dev/infiniband
-
+chmod 0600 /dev/infiniband/uverbs0
 HF_TEST_FILTER=test_no_permission test_verbs
 chmod 0666 /dev/infiniband/uverbs0
 touch /tmp/verbs-mode-0666 # says so to the test
-test_verbs
+test_verbs >/out/verbs.txt 2>&1 || { cat /out/verbs.txt; exit 1; }
 echo "ok - test_verbs"
+if [ "${1:-}" = control ]; then
+	(while :; do :; done) & (while :; do :; done) & (while :; do :; done) &
+	HF_TEST_FILTER=test_window_alone HF_TEST_ROUNDS=3000 test_verbs
+	HF_TEST_FILTER=test_revoke_is_final HF_TEST_ROUNDS=3000 test_verbs
+	kill %1 %2 %3
+	cat /out/verbs.txt
+	false
+fi
