@@ -154,7 +154,8 @@ struct hf_nic_qp_ops {
 	/*
 	 * Let the peer's qp, and nobody else, reach [addr, addr+len) of the held region. 0: it can, *window and *key are set; 1:
 	 * it can when a done with `cookie` has come with status 0; -errno: it can't, and nothing is left. After 0 and 1 *window
-	 * and *key are set, and the window is there until revoke(), whatever the done says.
+	 * and *key are set, and the window is there until revoke(), whatever the done says. Exposed may be what is mapped there
+	 * now: afterwards look whether the memory has changed since r was got, and revoke if so.
 	 */
 	int (*expose)(void *qp, const struct hf_region *r, uint64_t addr, uint64_t len, unsigned access, uint64_t cookie,
 		      void **window, uint8_t key[HF_QP_KEY]);

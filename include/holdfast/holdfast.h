@@ -147,10 +147,12 @@ int hf_unsecure(struct hf_switch *sw, uint64_t id);
  *   "uring:fd=N,slots=M"        your io_uring: registers a sparse table of M buffers in it and manages
  *                               it; lkey is your buf_index. The ring must outlive the provider and not be
  *                               IORING_SETUP_SINGLE_ISSUER.
+ *   "verbs:DEVICE[/PORT]"       an RDMA device, or without an argument the first one; where it was built with libibverbs. Its data
+ *                               path is beside the socket: both ends use it, and hf_send() waits for the peer's hf_recv()
  *   "sim"                       no hardware, for tests; see holdfast/sim.h
  * `options`: as for hf_switch_open (max_bytes, max_count, cache, ...).
  *
- * Errors: -EINVAL, -ENOENT (no such NIC), -EMFILE (64 on this switch, 256 in the process, or descriptors),
+ * Errors: -EINVAL, -ENOENT (no such NIC), -ENODEV, -EACCES, -ENETDOWN (device, permission, port), -EMFILE (64 on this switch, 256 in the process, or descriptors),
  * -EAGAIN (no thread), -ENOMEM, -ENOSYS, -EPERM, -EOPNOTSUPP, -EBUSY, -EEXIST, as the NIC says.
  */
 int hf_provider_open(struct hf_switch *sw, const char *nic, const char *options,

@@ -108,6 +108,10 @@ static int check_port(struct verbs_nic *nic, const struct wish *w)
 static int open_context(struct verbs_nic *nic, struct ibv_device *device, const struct wish *w)
 {
 	snprintf(nic->name, sizeof(nic->name), "%s", ibv_get_device_name(device));
+	if (device->transport_type != IBV_TRANSPORT_IB)
+		return hf_set_error(-EOPNOTSUPP, "the RDMA device %s is neither InfiniBand nor RoCE: its connections can't be made beside "
+						 "a stream socket",
+				    nic->name);
 	errno = 0;
 	nic->context = ibv_open_device(device);
 	if (!nic->context)

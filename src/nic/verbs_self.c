@@ -15,6 +15,7 @@
 
 #define BOUNCE (64u << 10)
 #define LOOKS 64 /* before it sleeps */
+#define PATIENCE_NS 30000000000ull /* a device that was taken out answers nothing any more */
 
 /* ------------------------------------------------------------------ life */
 
@@ -87,7 +88,7 @@ static int sleep_for_event(struct verbs_qp *q)
 	int rc = verbs_qp_arm(q);
 
 	if (!rc)
-		poll(&p, 1, -1);
+		poll(&p, 1, 1000);
 	return rc < 0 ? rc : 0;
 }
 
@@ -95,6 +96,7 @@ static int sleep_for_event(struct verbs_qp *q)
 static int wait_both(struct verbs_qp *q)
 {
 	int left = 2, looks = 0, failed = 0, rc;
+	uint64_t begin = os_now_ns();
 	struct hf_qp_done d;
 
 	while (left) {
@@ -109,6 +111,8 @@ static int wait_both(struct verbs_qp *q)
 		}
 		if (++looks < LOOKS)
 			sched_yield();
+		else if (os_now_ns() - begin > PATIENCE_NS)
+			return hf_set_error(-EIO, "%s doesn't answer", q->nic->name);
 		else if ((rc = sleep_for_event(q)))
 			return rc;
 	}
