@@ -812,28 +812,29 @@ static void test_100000_buffers_add_no_mappings(void **state)
 	assert_int_equal(close_both(state), 0);
 }
 
+/* Before Linux 6.11 each miss reads the list of all mappings: a slow machine has fewer. */
 static void test_2000_mappings_stay_2000(void **state)
 {
-	enum { N = 2000 };
+	unsigned n = 2000 / check_scale();
 	size_t page = change_page(), stride = 4 * page;
-	unsigned char *p = mmap(NULL, N * stride, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	unsigned char *p = mmap(NULL, n * stride, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	unsigned before, all;
 
 	assert_ptr_not_equal(p, MAP_FAILED);
 	open_sim();
-	for (unsigned i = 0; i < N; i++)
+	for (unsigned i = 0; i < n; i++)
 		map_at(p + i * stride, 3 * page, MAP_FIXED);
-	before = check_count_maps(p, p + N * stride);
+	before = check_count_maps(p, p + n * stride);
 	all = check_count_all_maps();
-	for (unsigned i = 0; i < N; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		struct hf_region r = get(p + i * stride + page, page, HF_READWRITE);
 
 		assert_int_equal(r.flags, HF_REGION_CACHED);
 		put(&r);
 	}
-	assert_int_equal(check_count_maps(p, p + N * stride), before);
+	assert_int_equal(check_count_maps(p, p + n * stride), before);
 	assert_in_range(check_count_all_maps(), 0, all + OWN_MAPS);
-	assert_int_equal(munmap(p, N * stride), 0);
+	assert_int_equal(munmap(p, n * stride), 0);
 	assert_int_equal(close_both(state), 0);
 }
 

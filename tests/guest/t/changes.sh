@@ -8,7 +8,7 @@ told() {
 	}
 }
 
-test_changes >changes 2>&1
+HF_TEST_SCALE=8 test_changes >changes 2>&1
 told "$?" "test_changes, $(grep -c 'OK \]' changes) changes of mappings" changes
 sed -n '/run\.$/q; s/.*SKIPPED \] /left out: /p' changes
 for row in hugetlb hugetlb-dontneed; do
