@@ -28,7 +28,7 @@ perf() {
 		echo "$!" >perf.pid
 		wait "$!"
 		rc=$?
-		[ "$rc" != 0 ] && grep -q 'refused' perf.out || return "$rc"
+		[ "$rc" != 0 ] && tail -n 1 perf.out | grep -q "can't connect" || return "$rc"
 		sleep 0.5
 	done
 	return "$rc"
