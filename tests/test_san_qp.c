@@ -995,6 +995,38 @@ static void test_close_with_pending(void **state)
 	}
 }
 
+/* BYE is there before the queue pair stops: what is under way at the peer then never says that the way is broken. */
+static void test_close_is_no_break(void **state)
+{
+	enum { EACH = 8 };
+	struct hf_segment seg;
+	struct mem x, y;
+	struct pair t;
+	unsigned cut = 0;
+
+	atomic_store(&fake_qp.chunk, 4096);
+	for (int i = 0; i < 10; i++) {
+		pair_open(&t, "proxy=manual", NULL, NULL, true);
+		x = mem_expose(&t.a, MIB, HF_READWRITE);
+		y = mem_reg(&t.b, MIB, HF_READ);
+		seg = seg_of(&y, 0, MIB);
+		for (int k = 0; k < EACH; k++)
+			post_rdma(&t.b, HF_OP_WRITE, &seg, x.descriptor, 0, NULL);
+		end_close(&t.a);
+		for (int k = 0; k < EACH; k++) {
+			struct hf_completion c = next_of(&t.b);
+
+			assert_true(!c.status || c.status == -ESHUTDOWN);
+			cut += c.status != 0;
+		}
+		assert_int_equal(info_of(&t.b).error, -ESHUTDOWN);
+		pair_close(&t);
+		mem_unmap(&x);
+		mem_unmap(&y);
+	}
+	assert_true(cut > 0);
+}
+
 /* The NIC takes no more, of either kind: that is the end of the connection, and all complete. */
 static void test_post_fails(void **state)
 {
@@ -1307,6 +1339,7 @@ int main(void)
 		CASE(test_bye_swallows_nothing),
 		CASE(test_close_takes_in),
 		CASE(test_close_with_pending),
+		CASE(test_close_is_no_break),
 		CASE(test_post_fails),
 		CASE(test_peer_is_killed),
 		CASE(test_many_on_one_queue),

@@ -202,7 +202,7 @@ static void take_all(struct hf_sock *s)
 	struct hf_qp_done d[BATCH];
 	int n = 1, all = 0;
 
-	while (n > 0 && all < BUDGET) {
+	while (n > 0 && (all < BUDGET || s->qp->last)) {
 		n = s->qp->ops->poll(s->qp->qp, d, BATCH);
 		for (int i = 0; i < n; i++)
 			take_one(s, &d[i]);
@@ -213,7 +213,7 @@ static void take_all(struct hf_sock *s)
 	if (n < 0)
 		s->qp->broken = -ECONNRESET;
 	else if (n > 0)
-		kick(s->qp);
+		kick(s->qp); /* that many, and perhaps more: another socket first */
 	ops_settle(s);
 	settle_receives(s);
 }

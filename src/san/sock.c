@@ -294,7 +294,7 @@ static void stop_for_good(struct hf_sock *s)
 {
 	sock_lock(s);
 	if (!s->error && s->qp)
-		qp_take(s);
+		qp_take_last(s);
 	if (!s->error)
 		tx_bye(s);
 	stop_moving(s, s->error ? s->error : -ECANCELED);
