@@ -794,13 +794,17 @@ static void test_unmapped_while_written(void **state)
 	mem_unmap(&y);
 }
 
-/* It changes between the pin and the moment at which the engine can find it. */
+/* It changes between the pin and the moment at which the engine can find it: so often. */
 static struct mem *to_change;
 static struct hf_switch *change_in;
+static _Atomic int changes, exposings;
 
 static void change_now(const char *step)
 {
-	if (!strcmp(step, "exposing"))
+	if (strcmp(step, "exposing"))
+		return;
+	atomic_fetch_add(&exposings, 1);
+	if (atomic_fetch_sub(&changes, 1) > 0)
 		hf_invalidate(change_in, to_change->at, 1);
 }
 
@@ -814,12 +818,24 @@ static void test_changed_while_being_exposed(void **state)
 	to_change = &x;
 	change_in = t.sw;
 	atomic_store(&fake_qp.slow_expose, 1);
+	/* Twice: all is done anew, and what is exposed at last is what is there then. */
+	atomic_store(&changes, 2);
+	atomic_store(&exposings, 0);
 	atomic_store(&san_step, change_now);
 	mem_expose_at(&t.a, &x, HF_READWRITE);
+	assert_int_equal(exposings, 3);
+	assert_int_equal(info_of(&t.a).exposures, 1);
+	assert_int_equal(fake_qp.windows, 1);
+	check_ok(hf_mr_dereg(t.a.s, x.mr));
+	/* Without end: nothing is exposed, and nothing is left. */
+	atomic_store(&changes, INT32_MAX);
+	check_error(hf_mr_expose(t.a.s, x.at, x.len, HF_READ, x.descriptor, &(size_t){ HF_DESCRIPTOR_SIZE }, &x.mr), -EAGAIN,
+		    "changes while it is being exposed");
 	atomic_store(&san_step, NULL);
 	assert_int_equal(info_of(&t.a).exposures, 0);
 	assert_int_equal(fake_qp.windows, 0);
-	mem_gone(&t.a, &x);
+	assert_int_equal(info_of(&t.a).connected, 1);
+	mem_unmap(&x);
 	pair_close(&t);
 }
 

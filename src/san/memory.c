@@ -76,11 +76,16 @@ static void take_out(struct hf_sock *s, struct san_mr *mr)
 	s->carrier->conceal(s, mr);
 }
 
-void mr_release(struct hf_sock *s, struct san_mr *mr)
+static void unpin(struct hf_sock *s, struct san_mr *mr)
 {
 	hf_put(s->p, &mr->region);
 	if (mr->secured)
 		hf_unsecure(s->p->sw, mr->secured);
+}
+
+void mr_release(struct hf_sock *s, struct san_mr *mr)
+{
+	unpin(s, mr);
 	free(mr);
 }
 
@@ -182,11 +187,24 @@ static int publish(struct hf_sock *s, struct san_mr *mr, bool remote)
 	if (!rc) {
 		mr->id = next_number() << SLOT_BITS | slot;
 		s->mr[slot] = mr;
-		/* Until now the engine couldn't find it: what has changed since it was watched goes at once. */
-		if (atomic_load(&mr->changed))
-			s->carrier->conceal(s, mr);
 	}
 	sock_unlock(s);
+	return rc;
+}
+
+/* A window may be opened on what is mapped by then, so it is looked at once more, and perhaps all is done anew. */
+static int pin_and_publish(struct hf_sock *s, struct san_mr *mr, bool remote)
+{
+	int rc = -EAGAIN;
+
+	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
+		rc = pin_again(s, mr);
+		if (rc)
+			return rc;
+		rc = publish(s, mr, remote);
+		if (rc)
+			unpin(s, mr);
+	}
 	return rc;
 }
 
@@ -207,14 +225,9 @@ static int register_for(struct hf_sock *s, void *addr, size_t len, unsigned acce
 	mr->len = len;
 	mr->access = access;
 	mr->told = remote && s->qp ? s : NULL;
-	rc = pin_again(s, mr);
+	rc = pin_and_publish(s, mr, remote);
 	if (rc) {
 		free(mr);
-		return rc;
-	}
-	rc = publish(s, mr, remote);
-	if (rc) {
-		mr_release(s, mr);
 		return rc;
 	}
 	if (remote)

@@ -400,6 +400,21 @@ static int ended(const struct hf_sock *s)
 	return hf_set_error(-ENOTCONN, "the connection has ended: %s; open a new one", strerror(-s->error));
 }
 
+/*
+ * The peer may be told of it. What has changed since it was watched may be exposed as it is now, and the engine couldn't
+ * find it. What changes from here on it finds, when it has the lock.
+ */
+static int enter(struct hf_sock *s, struct san_mr *mr, const uint8_t key[HF_QP_KEY])
+{
+	int rc;
+
+	if (mr_is_stale(s, mr))
+		return hf_set_error(-EAGAIN, "the memory changes while it is being exposed");
+	rc = exposures_add_key(&s->exposures, mr->addr, mr->len, mr->access, mr, key, &mr->slot, mr->descriptor);
+	mr->exposed = !rc;
+	return rc;
+}
+
 static int expose(struct hf_sock *s, struct san_mr *mr)
 {
 	uint8_t key[HF_QP_KEY];
@@ -413,9 +428,7 @@ static int expose(struct hf_sock *s, struct san_mr *mr)
 	rc = s->error ? ended(s) : open_window(s, mr, key);
 	if (rc)
 		return rc;
-	rc = s->error ? ended(s) : exposures_add_key(&s->exposures, mr->addr, mr->len, mr->access, mr, key, &mr->slot,
-						     mr->descriptor);
-	mr->exposed = !rc;
+	rc = s->error ? ended(s) : enter(s, mr, key);
 	if (rc)
 		close_window(s, mr);
 	return rc;
