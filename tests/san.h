@@ -53,7 +53,10 @@ struct mem {
 static inline int san_provider_open(struct hf_switch *sw, struct hf_provider **p)
 {
 #ifdef SAN_OVER_QP
-	return hf_provider_open_nic(sw, &fake_qp_nic, NULL, NULL, p);
+	/* In the guest: a real one. */
+	const char *nic = getenv("HF_TEST_NIC");
+
+	return nic ? hf_provider_open(sw, nic, NULL, p) : hf_provider_open_nic(sw, &fake_qp_nic, NULL, NULL, p);
 #else
 	return hf_provider_open(sw, "uring", NULL, p);
 #endif
