@@ -77,7 +77,12 @@ static int check_nic(void)
 	if (!ops)
 		return tool_fail(TOOL_USAGE, "there is no NIC '%s'; `holdfast doctor` lists them",
 				 name);
-	if (!ops->send)
+	if (ops->qp && config.op == PERF_OP_REVOKE)
+		return tool_fail(TOOL_USAGE,
+				 "--op revoke tries what must be refused, again and again: by the queue pairs of '%s' the first "
+				 "refusal ends the connection; use --nic uring",
+				 name);
+	if (!ops->send && !(config.op && ops->qp))
 		return tool_fail(
 			TOOL_USAGE,
 			"the NIC '%s' has no data path, so there is nothing to measure; use --nic uring",
