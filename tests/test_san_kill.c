@@ -132,10 +132,12 @@ static int live(struct life *l)
 
 static int open_all(struct life *l)
 {
+	const char *nic = getenv("HF_TEST_NIC") ? getenv("HF_TEST_NIC") : "uring"; /* by queue pairs: in the guest */
+
 	l->mem = mmap(NULL, LEN + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	CHILD_CHECK(l->mem != MAP_FAILED);
 	CHILD_CHECK(hf_switch_open(NULL, &l->sw) == 0);
-	CHILD_CHECK(hf_provider_open(l->sw, "uring", NULL, &l->e.p) == 0);
+	CHILD_CHECK(hf_provider_open(l->sw, nic, NULL, &l->e.p) == 0);
 	CHILD_CHECK(hf_cq_open(&l->e.cq) == 0);
 	return 0;
 }

@@ -508,7 +508,7 @@ static void test_revoke_in_a_read(void **state)
 	cut_off(HF_OP_READ, true);
 }
 
-/* The same as a race, with the NIC at full speed. */
+/* R28, as a race, with the NIC at full speed. */
 static void test_revoke_races(void **state)
 {
 	enum { ROUNDS = 60 };
@@ -1329,6 +1329,14 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
+		/* These also by a real NIC, in the guest: HF_TEST_NIC. */
+		CASE(test_revoke_races),
+		CASE(test_changed_while_exposed),
+		CASE(test_bye_swallows_nothing),
+		CASE(test_close_is_no_break),
+		CASE(test_many_on_one_queue),
+		CASE(test_close_while_polled),
+		/* These know which one it is. */
 		CASE(test_kinds_do_not_mix),
 		CASE(test_the_nic_bounds),
 		CASE(test_no_queue_pair),
@@ -1342,27 +1350,25 @@ int main(void)
 		CASE(test_refused_by_the_nic),
 		CASE(test_revoke_in_a_write),
 		CASE(test_revoke_in_a_read),
-		CASE(test_revoke_races),
 		CASE(test_revoke_fails),
 		CASE(test_expose_takes_time),
 		CASE(test_without_the_engine),
 		CASE(test_expose_fails),
-		CASE(test_changed_while_exposed),
 		CASE(test_unmapped_while_written),
 		CASE(test_changed_while_being_exposed),
 		CASE(test_stale),
 		CASE(test_stale_receive_in_the_queue),
-		CASE(test_bye_swallows_nothing),
 		CASE(test_close_takes_in),
 		CASE(test_close_with_pending),
-		CASE(test_close_is_no_break),
 		CASE(test_post_fails),
 		CASE(test_peer_is_killed),
-		CASE(test_many_on_one_queue),
 		{ "test_many_on_one_queue_armed", test_many_on_one_queue, set_up, tear_down, "" },
-		CASE(test_close_while_polled),
 		CASE(test_fork),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	size_t n = sizeof(tests) / sizeof(tests[0]);
+
+	while (getenv("HF_TEST_NIC") && tests[n - 1].test_func != test_close_while_polled)
+		n--;
+	return _cmocka_run_group_tests("tests", tests, n, NULL, NULL);
 }
