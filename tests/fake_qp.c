@@ -141,7 +141,7 @@ static void finish(struct qp *q, struct item *i)
 /* In order. */
 static void settle(struct qp *q)
 {
-	while (q->requests.count && q->requests.first->done)
+	while (q->requests.count && q->requests.first->done && !atomic_load(&fake_qp.hold_acks))
 		finish(q, pop(&q->requests));
 }
 

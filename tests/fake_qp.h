@@ -23,6 +23,7 @@ struct fake_qp {
 	_Atomic int64_t fail_open_in, fail_ready_in, fail_post_in, fail_expose_in, fail_revoke_in; /* the n-th from now: -EIO */
 	_Atomic int fail_expose_later; /* a slow one is done with -EIO */
 	_Atomic int arm_always;        /* arm() always answers 1, though it has armed */
+	_Atomic int hold_acks;         /* requests are carried out, and who has posted them isn't told */
 	_Atomic int silent;            /* fd() is never readable: who wants completions has to poll */
 	/* counters */
 	_Atomic uint64_t qps, windows; /* now */

@@ -276,7 +276,7 @@ static void kill_at_every_step(bool kill_server)
 		unlink(path); /* of a server that was killed when the client had gone */
 	}
 	print_message("%d steps: %d times told, %d times all was done\n", step - 2, told, well);
-	assert_true(told >= 15);
+	assert_true(told >= (getenv("HF_TEST_NIC") ? 8 : 15)); /* by queue pairs there are no steps within a message */
 	assert_true(told > well);
 }
 

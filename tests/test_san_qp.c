@@ -177,7 +177,10 @@ static void test_frames(void **state)
 	static const struct wire_frame bad[] = {
 		{ .type = WIRE_MESSAGE, .flags = WIRE_LAST }, { .type = WIRE_WRITE, .flags = WIRE_LAST },
 		{ .type = WIRE_READ }, { .type = WIRE_DATA, .length = 8, .total = 8, .flags = WIRE_LAST },
-		{ .type = WIRE_DONE }, { .type = WIRE_READY }, { .type = WIRE_CREDIT, .op = 1 },
+		{ .type = WIRE_READY }, { .type = WIRE_CREDIT, .op = 1 },
+		{ .type = WIRE_DONE, .op = 1 }, /* more than was sent */
+		{ .type = WIRE_DONE, .status = -EIO },
+		{ .type = WIRE_DONE }, /* after which only BYE may come */
 	};
 	struct wire_hello peer;
 	struct wire_frame f;
@@ -198,7 +201,9 @@ static void test_frames(void **state)
 		f = raw_next(fd);
 		assert_int_equal(f.type, WIRE_CREDIT);
 		assert_int_equal(f.op, 0);
-		raw_frame(fd, bye ? &(struct wire_frame){ .type = WIRE_BYE } : &bad[i]);
+		raw_frame(fd, bye ? &(struct wire_frame){ .type = WIRE_DONE } : &bad[i]);
+		if (bye || (bad[i].type == WIRE_DONE && !bad[i].op && !bad[i].status))
+			raw_frame(fd, &(struct wire_frame){ .type = bye ? WIRE_BYE : WIRE_CREDIT });
 		expect(&c, HF_OP_RECV, bye ? -ESHUTDOWN : -EPROTO);
 		assert_int_equal(info_of(&c).error, bye ? -ESHUTDOWN : -EPROTO);
 		check_ok(hf_sock_close(c.s));
@@ -944,6 +949,53 @@ static void test_bye_swallows_nothing(void **state)
 	mem_unmap(&y);
 }
 
+/*
+ * The other way round: what a has received by its close was sent well, though b's NIC never hears of it; and so was all that
+ * stands before it. What stands behind it was not.
+ */
+static void test_bye_says_what_came(void **state)
+{
+	struct hf_segment seg;
+	struct mem x, y;
+	struct pair t;
+
+	for (uintptr_t late = 0; late < 2; late++) {
+		pair_open(&t, NULL, NULL, NULL, true);
+		x = mem_expose(&t.a, 4096, HF_READWRITE);
+		y = mem_reg(&t.b, 4096, HF_READWRITE);
+		seg = seg_of(&y, 0, 100);
+		for (int i = 0; i < 3; i++)
+			check_ok(hf_post_recv(t.a.s, NULL, 0, NULL));
+		check_ok(hf_post_send(t.b.s, NULL, 0, NULL));
+		expect(&t.b, HF_OP_SEND, 0);
+		expect(&t.a, HF_OP_RECV, 0);
+		atomic_store(&fake_qp.hold_acks, 1);
+		post_rdma(&t.b, HF_OP_WRITE, &seg, x.descriptor, 0, (void *)1);
+		check_ok(hf_post_send(t.b.s, NULL, 0, (void *)2));
+		if (late)
+			check_ok(hf_post_send(t.b.s, NULL, 0, (void *)3));
+		post_rdma(&t.b, HF_OP_WRITE, &seg, x.descriptor, 0, (void *)4);
+		check_ok(hf_post_send(t.b.s, NULL, 0, (void *)5));
+		if (late)
+			check_ok(hf_post_send(t.b.s, NULL, 0, (void *)6)); /* there is no receive for it */
+		expect(&t.a, HF_OP_RECV, 0);
+		expect(&t.a, HF_OP_RECV, 0);
+		end_close(&t.a);
+		assert_ptr_equal(expect(&t.b, HF_OP_WRITE, 0).context, (void *)1);
+		assert_ptr_equal(expect(&t.b, HF_OP_SEND, 0).context, (void *)2);
+		if (late)
+			assert_ptr_equal(expect(&t.b, HF_OP_SEND, 0).context, (void *)3);
+		assert_ptr_equal(expect(&t.b, HF_OP_WRITE, late ? -ESHUTDOWN : 0).context, (void *)4);
+		assert_ptr_equal(expect(&t.b, HF_OP_SEND, late ? -ESHUTDOWN : 0).context, (void *)5);
+		if (late)
+			assert_ptr_equal(expect(&t.b, HF_OP_SEND, -ESHUTDOWN).context, (void *)6);
+		atomic_store(&fake_qp.hold_acks, 0);
+		pair_close(&t);
+		mem_unmap(&x);
+		mem_unmap(&y);
+	}
+}
+
 /* And what was done by the time of one's own close is told as done: a polls nothing before. */
 static void test_close_takes_in(void **state)
 {
@@ -1358,6 +1410,7 @@ int main(void)
 		CASE(test_changed_while_being_exposed),
 		CASE(test_stale),
 		CASE(test_stale_receive_in_the_queue),
+		CASE(test_bye_says_what_came),
 		CASE(test_close_takes_in),
 		CASE(test_close_with_pending),
 		CASE(test_post_fails),

@@ -32,6 +32,9 @@ struct san_qp {
 	uint32_t exposures;      /* under way */
 	int broken;              /* the status that all get which have none of their own */
 	bool last, stopped;      /* qp_take_last() has been called; stop() has */
+	uint32_t received, sent; /* messages: that have come, that the NIC knows to have arrived; modulo 2^32 */
+	uint32_t peers;          /* when the peer closes: what it has received */
+	bool told_peers;         /* ... and it has said so: BYE is next */
 };
 
 /* Who waits in hf_mr_expose(): on its stack. Its cookie is its address + 1, an operation's is even. */
@@ -167,6 +170,7 @@ static int status_of(int status)
 static void receive_ended(struct hf_sock *s, struct san_op *op, const struct hf_qp_done *d)
 {
 	s->credits_out--;
+	s->qp->received += !d->status;
 	op->moved = d->bytes;
 	op->done = true;
 	op->completed.c.status = d->status ? status_of(d->status) : op_is_stale(s, op) ? -ESTALE : 0;
@@ -175,6 +179,7 @@ static void receive_ended(struct hf_sock *s, struct san_op *op, const struct hf_
 static void request_ended(struct hf_sock *s, struct san_op *op, const struct hf_qp_done *d)
 {
 	op->moved = op->total;
+	s->qp->sent += !d->status && op->completed.c.op == HF_OP_SEND;
 	op_ended(s, op, status_of(d->status));
 }
 
@@ -233,6 +238,29 @@ void qp_take(struct hf_sock *s)
 	sock_fail(s, s->qp->broken);
 }
 
+/* How many messages the peer has received of which our NIC doesn't know yet; negative: it has got more than it counted. */
+static int32_t unknown(const struct san_qp *q)
+{
+	return (int32_t)(q->peers - q->sent);
+}
+
+/*
+ * The peer closes: what it has received was sent well, though the NIC's word of it may never come, for BYE overtakes it. The
+ * peer's NIC carries out in order: so all that stands before such a message, too. (Reads before it have ended: it was fenced.)
+ */
+static void believe_peer(struct hf_sock *s)
+{
+	int32_t more = s->qp->told_peers ? unknown(s->qp) : 0;
+
+	for (struct san_op *op = s->begun.first; op && more > 0; op = op->next) {
+		if (op->done)
+			continue;
+		more -= op->completed.c.op == HF_OP_SEND;
+		op->moved = op->total;
+		op_ended(s, op, 0);
+	}
+}
+
 /* What the peer's NIC was told to be here must not be lost by the end of the stream, which may come before. */
 void qp_take_last(struct hf_sock *s)
 {
@@ -240,6 +268,7 @@ void qp_take_last(struct hf_sock *s)
 		return;
 	s->qp->last = true;
 	take_all(s);
+	believe_peer(s);
 }
 
 /* ------------------------------------------------------------------ posting */
@@ -328,9 +357,36 @@ static bool put_next(struct hf_sock *s)
 	return true;
 }
 
+static void last_words(struct hf_sock *s)
+{
+	tx_put(s, &(struct wire_frame){ .type = WIRE_DONE, .op = s->qp->received });
+}
+
+static int32_t sends_under_way(const struct hf_sock *s)
+{
+	int32_t n = 0;
+
+	for (const struct san_op *op = s->begun.first; op; op = op->next)
+		n += op->completed.c.op == HF_OP_SEND && !op->done;
+	return n;
+}
+
+/* Not more than was sent. */
+static int take_last_words(struct hf_sock *s)
+{
+	s->qp->peers = s->rx.frame.op;
+	if (s->rx.frame.status || unknown(s->qp) > sends_under_way(s))
+		return -EPROTO;
+	s->qp->told_peers = true;
+	return 0;
+}
+
 static int take_frame(struct hf_sock *s)
 {
+	if (s->qp->told_peers && s->rx.frame.type != WIRE_BYE)
+		return -EPROTO;
 	switch (s->rx.frame.type) {
+	case WIRE_DONE: return take_last_words(s);
 	case WIRE_CREDIT: return credit_take(s, &s->rx.frame);
 	case WIRE_BYE: return -ESHUTDOWN;
 	default: return -EPROTO;
@@ -439,6 +495,7 @@ const struct carrier carrier_qp = {
 	.start = start,
 	.put_next = put_next,
 	.take_frame = take_frame,
+	.last_words = last_words,
 	.expose = expose,
 	.conceal = conceal,
 };

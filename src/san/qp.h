@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Version 2 of the protocol: what the NIC's queue pairs carry. The stream only has CREDIT and BYE, and says by its end that the
- * peer has gone. Nobody executes anything where the peer's NIC reads and writes, so what rx.c asks before each step is here
+ * Version 2 of the protocol: what the NIC's queue pairs carry. The stream only has CREDIT, DONE and BYE, and says by its end that
+ * the peer has gone. Nobody executes anything where the peer's NIC reads and writes, so what rx.c asks before each step is here
  * done once, beforehand, by the window that is opened, and ends with it.
  *
  *   who exposes                           peer
@@ -59,7 +59,7 @@ void qp_leave(struct hf_sock *s);
 
 /* lock: take in what is done. The connection may end by it. */
 void qp_take(struct hf_sock *s);
-/* lock: before the connection ends: take in what is done, and end nothing by it. */
+/* lock: before the connection ends: take in what is done, and what the peer says of it, and end nothing by it. qp_stop() is next. */
 void qp_take_last(struct hf_sock *s);
 /* lock: no byte moves any more. What was posted is the caller's. */
 void qp_stop(struct hf_sock *s);

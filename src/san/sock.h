@@ -182,6 +182,7 @@ struct carrier {
 	void (*start)(struct hf_sock *s);        /* optional: begin what may begin, before frames are gathered */
 	bool (*put_next)(struct hf_sock *s);     /* put one frame into tx.head; false: there is none */
 	int (*take_frame)(struct hf_sock *s);    /* rx.frame has come: 0 or -errno, and the connection ends with it */
+	void (*last_words)(struct hf_sock *s);   /* optional: put one frame before BYE */
 	/*
 	 * Let the peer reach the memory: 0 with mr->slot, ->exposed and ->descriptor, or -errno with the sentence. The lock may be
 	 * let go of in between.

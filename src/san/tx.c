@@ -338,6 +338,8 @@ void tx_bye(struct hf_sock *s)
 		s->tx.head_size = s->tx.head_sent = 0;
 		while (s->tx.head_size < sizeof(s->tx.head) && (more = put_done(s)))
 			;
+		if (!more && s->carrier->last_words)
+			s->carrier->last_words(s);
 		if (!more)
 			tx_put(s, &(struct wire_frame){ .type = WIRE_BYE });
 		if (send_head(s) != (int)s->tx.head_size)
