@@ -294,7 +294,7 @@ int hf_poke(const struct hf_region *r, void *addr, const void *src, size_t len);
 struct hf_probe {
 	char name[16];
 	int available;     /* 0, or the -errno that opening answers */
-	char reason[192];  /* one sentence: what was found, and what to do */
+	char reason[192];  /* one sentence: what was found, and what to do; of what is available mostly "" */
 	unsigned caps;     /* HF_CAP_* when available */
 };
 
