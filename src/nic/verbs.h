@@ -114,6 +114,7 @@ struct verbs_qp {
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq;
 	struct ibv_qp *qp; /* NULL: destroyed by stop() */
+	struct verbs_window *windows;
 	struct verbs_place place;
 	uint32_t psn, depth;
 	uint64_t max;

@@ -32,6 +32,7 @@
 #define BIND_WAIT_NS 2000000000ull
 
 struct verbs_window {
+	struct verbs_window *next; /* of the qp's */
 	struct ibv_mw *mw;
 	struct ibv_mr *mr; /* of its own; NULL: the cache's */
 	bool naked;        /* counted in nic->naked */
@@ -110,8 +111,12 @@ static void leave_naked(struct verbs_nic *nic)
 	pthread_mutex_unlock(&nic->lock);
 }
 
+/* A window that is bound holds its qp, which is to be destroyed next. What has a registration of its own keeps that. */
 void verbs_window_leave(struct verbs_qp *q)
 {
+	for (struct verbs_window *w = q->windows; w; w = w->next)
+		if (w->mw && !ibv_dealloc_mw(w->mw))
+			w->mw = NULL;
 	pthread_mutex_lock(&q->nic->lock);
 	q->nic->remote_qps -= q->remote;
 	q->remote = false;
@@ -180,6 +185,16 @@ static int make_window(struct verbs_qp *q, struct verbs_window *w, struct ibv_mr
 	return post_bind(q, w, mr, addr, len, access, cookie);
 }
 
+static void unlink_window(struct verbs_qp *q, struct verbs_window *w)
+{
+	struct verbs_window **at = &q->windows;
+
+	while (*at && *at != w)
+		at = &(*at)->next;
+	if (*at)
+		*at = w->next;
+}
+
 /* 0, or the first that would not go. Can be called again. */
 static int take_apart(struct verbs_qp *q, struct verbs_window *w)
 {
@@ -196,6 +211,7 @@ static int take_apart(struct verbs_qp *q, struct verbs_window *w)
 		return hf_set_error(-rc, "%s doesn't end the peer's access: %s", q->nic->name, strerror(rc));
 	if (w->naked)
 		leave_naked(q->nic);
+	unlink_window(q, w);
 	free(w);
 	return 0;
 }
@@ -254,6 +270,8 @@ int verbs_expose(void *p, const struct hf_region *r, uint64_t addr, uint64_t len
 		return hf_set_error(rc, "%s", why);
 	}
 	tell_key(key, w->mw ? w->mw->rkey : w->mr->rkey, w->mr ? addr & (os_page_size() - 1) : 0);
+	w->next = q->windows;
+	q->windows = w;
 	*window = w;
 	return w->mw ? 1 : 0;
 }
