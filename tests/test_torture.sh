@@ -101,5 +101,24 @@ for word in '"uffd"' '"manual"' '"none"' '"uring"' '"auto"' '"munmap-whole"'; do
 	grep -q "$word" "$out/text" || fault "doctor --json doesn't mention $word"
 done
 
+# verdict ROW PROXY: the cell of the table in JSON
+verdict() {
+	tr -d '\n' <"$out/text" | sed 's/{ *"name": *"/\n/g' | grep "^$1\"" | grep -o "\"proxy\": *\"$2\", *\"verdict\": *\"[^\"]*" |
+		sed 's/.*"//'
+}
+
+for row in munmap-whole mremap-onto madv-dontneed raw-syscall; do
+	[ "$(verdict $row manual)" = exact ] || fault "doctor: $row with manual is $(verdict $row manual)"
+done
+[ "$(verdict vfork manual)" = kept ] || fault "doctor: vfork is $(verdict vfork manual)"
+expect 1 "doctor's control: events are dropped" "$tool" doctor --changes --proxy manual --unsafe --json
+for row in munmap-whole mremap-onto madv-dontneed raw-syscall; do
+	[ "$(verdict $row manual)" = exact ] || fault "doctor: $row with manual is $(verdict $row manual)"
+	[ "$(verdict $row unsafe)" = STALE ] || fault "doctor: $row with every event dropped is $(verdict $row unsafe)"
+done
+[ "$(verdict vfork unsafe)" = kept ] || fault "doctor: vfork is $(verdict vfork unsafe)"
+expect 0 "doctor: what can't be opened can't run" "$tool" doctor --changes --proxy manual --nic no-such-nic --json
+[ "$(verdict munmap-whole manual)" = "can't run" ] || fault "doctor: an unknown NIC is $(verdict munmap-whole manual)"
+
 [ "$failures" -eq 0 ] || echo "$failures faults"
 [ "$failures" -eq 0 ]

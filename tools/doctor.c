@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * `holdfast doctor`: what this machine offers, and which changes each proxy really sees, measured now by the judge
- * that `torture` uses.
+ * `holdfast doctor`: what this machine offers, and which changes each proxy really sees (doctor_table.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -13,25 +12,21 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "doctor.h"
 #include "tool.h"
-#include "torture.h"
 
 #define MAX_BACKENDS 8
 #define LABEL 18 /* columns */
 
 typedef int (*probe_fn)(unsigned i, struct hf_probe *out);
 
-/* One proxy's column of the table. */
-struct column {
-	char name[16];
-	struct outcome *rows; /* changes_count of them */
-};
+static const char *only_nic, *only_proxy;
+static bool only_changes, unsafe;
 
 struct checkup {
 	struct hf_probe proxies[MAX_BACKENDS], nics[MAX_BACKENDS];
 	unsigned proxy_count, nic_count;
-	struct column columns[MAX_BACKENDS];
-	unsigned column_count;
+	struct table *table;
 	char automatic[64]; /* what auto picks */
 	bool can_cache;
 };
@@ -132,12 +127,18 @@ static void ask_auto(struct checkup *d)
 	hf_switch_close(sw);
 }
 
+/* `sim` moves nothing. */
+static bool moves(const struct hf_probe *nic)
+{
+	return !nic->available && strcmp(nic->name, "sim");
+}
+
 static bool any_nic(const struct checkup *d)
 {
 	unsigned i;
 
 	for (i = 0; i < d->nic_count; i++)
-		if (!d->nics[i].available && strcmp(d->nics[i].name, "sim"))
+		if (moves(&d->nics[i]))
 			return true;
 	return false;
 }
@@ -148,39 +149,31 @@ static bool caches(const struct hf_probe *p)
 	return !p->available && strcmp(p->name, "none");
 }
 
-/* ------------------------------------------------------------------ the measured table */
+/* ------------------------------------------------------------------ which columns */
 
-static bool measure(struct column *col, const char *name)
+static void add_proxies(struct checkup *d, const char *nic)
 {
-	struct judge j;
-	size_t i;
+	unsigned i;
 
-	col->rows = calloc(changes_count, sizeof(*col->rows));
-	if (!col->rows || judge_open(&j, name, "exact", false)) {
-		free(col->rows);
-		return false;
-	}
-	snprintf(col->name, sizeof(col->name), "%s", j.proxy);
-	for (i = 0; i < changes_count; i++) {
-		tool_progress("%s: %s", name, changes[i].name);
-		judge_change(&j, &changes[i], &col->rows[i]);
-	}
-	tool_progress_end();
-	judge_close(&j);
-	return true;
+	if (only_proxy)
+		table_add(d->table, nic, only_proxy);
+	for (i = 0; !only_proxy && i < d->proxy_count; i++)
+		if (caches(&d->proxies[i]))
+			table_add(d->table, nic, d->proxies[i].name);
+	if (unsafe)
+		table_add(d->table, nic, NULL);
 }
 
-/* The weakest first, for what `supervise` leaves in the process slows the others down; shown the other way round. */
 static void measure_all(struct checkup *d)
 {
-	struct column weakest_first[sizeof(d->columns) / sizeof(d->columns[0])];
-	unsigned i, n = 0;
+	unsigned i;
 
-	for (i = d->proxy_count; i--;)
-		if (caches(&d->proxies[i]) && measure(&weakest_first[n], d->proxies[i].name))
-			n++;
-	for (d->column_count = n, i = 0; i < n; i++)
-		d->columns[i] = weakest_first[n - 1 - i];
+	if (only_nic)
+		add_proxies(d, only_nic);
+	for (i = 0; !only_nic && i < d->nic_count; i++)
+		if (moves(&d->nics[i]))
+			add_proxies(d, d->nics[i].name);
+	table_measure(d->table);
 }
 
 /* ------------------------------------------------------------------ for people */
@@ -248,29 +241,6 @@ static void print_machine(void)
 	       read_line("/proc/sys/kernel/io_uring_disabled", number, sizeof(number)));
 }
 
-static void print_changes(const struct checkup *d)
-{
-	struct notes notes = { 0 };
-	char verdict[32];
-	unsigned i;
-	size_t row;
-
-	if (!d->column_count)
-		return;
-	printf("\nchanges, measured with uring just now (manual is told by the program)\n");
-	printf("%-21s %2s  %-17s", "change", "hz", "memory");
-	for (i = 0; i < d->column_count; i++)
-		printf(" %-18s", d->columns[i].name);
-	putchar('\n');
-	for (row = 0; row < changes_count; row++) {
-		printf("%-21s %2u  %-17s", changes[row].name, changes[row].hazard, ground_name(changes[row].kind));
-		for (i = 0; i < d->column_count; i++)
-			printf(" %-18s", noted_verdict(&notes, &d->columns[i].rows[row], verdict));
-		putchar('\n');
-	}
-	print_notes(&notes);
-}
-
 /* ------------------------------------------------------------------ for programs */
 
 static void json_backends(const char *key, const struct hf_probe *p, unsigned count)
@@ -335,76 +305,79 @@ static void json_machine(void)
 	json_number("io_uring_disabled", "/proc/sys/kernel/io_uring_disabled");
 }
 
-static void json_change(const struct checkup *d, size_t row)
+static void print_json(const struct checkup *d)
 {
-	unsigned i;
-
 	json_open(NULL, '{');
-	json_string("name", changes[row].name);
-	json_u64("hazard", changes[row].hazard);
-	json_string("memory", ground_name(changes[row].kind));
-	json_string("what", changes[row].what);
-	json_open("verdicts", '[');
-	for (i = 0; i < d->column_count; i++) {
-		const struct outcome *o = &d->columns[i].rows[row];
-
-		json_open(NULL, '{');
-		json_string("proxy", d->columns[i].name);
-		json_string("verdict", verdict_name(o->verdict));
-		json_string("why", o->why);
-		json_close();
+	if (!only_changes) {
+		json_machine();
+		json_backends("proxies", d->proxies, d->proxy_count);
+		json_backends("nics", d->nics, d->nic_count);
+		json_string("auto", d->automatic);
 	}
-	json_close();
+	json_bool("can_cache", d->can_cache);
+	table_json(d->table);
 	json_close();
 }
 
-static void print_json(const struct checkup *d)
+static void print_text(const struct checkup *d)
 {
-	size_t row;
-
-	json_open(NULL, '{');
-	json_machine();
-	json_backends("proxies", d->proxies, d->proxy_count);
-	json_backends("nics", d->nics, d->nic_count);
-	json_string("auto", d->automatic);
-	json_bool("can_cache", d->can_cache);
-	json_open("changes", '[');
-	for (row = 0; d->column_count && row < changes_count; row++)
-		json_change(d, row);
-	json_close();
-	json_close();
+	if (!only_changes) {
+		print_machine();
+		print_backends(d);
+		putchar('\n');
+	}
+	table_print(d->table);
 }
 
 /* ------------------------------------------------------------------ the command */
 
+/* The table first: its processes are forked, which is best done before a switch has started threads. */
+static int examine(struct checkup *d)
+{
+	unsigned i;
+	bool found;
+
+	d->proxy_count = probe_all(hf_proxy_probe, d->proxies);
+	d->nic_count = probe_all(hf_nic_probe, d->nics);
+	for (i = 0; i < d->proxy_count; i++)
+		d->can_cache |= caches(&d->proxies[i]) && any_nic(d);
+	measure_all(d);
+	ask_auto(d);
+	(tool_json ? print_json : print_text)(d);
+	found = table_is_wrong(d->table);
+	return found ? TOOL_FOUND : d->can_cache ? TOOL_OK : TOOL_CANNOT;
+}
+
 static int run_doctor(void)
 {
-	struct checkup d = { 0 };
-	unsigned i;
+	struct checkup d = { .table = table_new() };
+	int code;
 
-	d.proxy_count = probe_all(hf_proxy_probe, d.proxies);
-	d.nic_count = probe_all(hf_nic_probe, d.nics);
-	ask_auto(&d);
-	for (i = 0; i < d.proxy_count; i++)
-		d.can_cache |= caches(&d.proxies[i]) && any_nic(&d);
-	measure_all(&d);
-	if (tool_json) {
-		print_json(&d);
-	} else {
-		print_machine();
-		print_backends(&d);
-		print_changes(&d);
-	}
-	for (i = 0; i < d.column_count; i++)
-		free(d.columns[i].rows);
-	return d.can_cache ? TOOL_OK : TOOL_CANNOT;
+	if (!d.table)
+		return tool_fail(TOOL_CANNOT, "out of memory");
+	code = examine(&d);
+	table_free(d.table);
+	return code;
 }
+
+static const struct tool_option options[] = {
+	{ "changes", NULL, "only the table of changes", TOOL_FLAG, &only_changes },
+	{ "nic", "NAME", "measure with this one, such as verbs:DEVICE; default: each that is here", TOOL_STRING, &only_nic },
+	{ "proxy", "NAME", "measure with this one; default: each that is here", TOOL_STRING, &only_proxy },
+	{ "unsafe", NULL, "one column more, of a proxy that drops every event: the control that has to be STALE",
+	  TOOL_FLAG, &unsafe },
+	{ 0 },
+};
 
 const struct tool_command cmd_doctor = {
 	.name = "doctor",
 	.summary = "what this machine offers, and which changes of a mapping each proxy sees",
-	.detail = "The table is measured: every change of `holdfast torture` is made once with every proxy that is available\n"
-		  "here, and judged by the bytes that the NIC reads. The exit code is 3 when nothing can be cached.",
-	.options = NULL,
+	.detail = "The table is measured: every change of `holdfast torture` is made once with every NIC and every proxy\n"
+		  "that are available here, each pair in a process of its own, and judged by the bytes that the NIC moves.\n\n"
+		  "exact (it was cached, the change was told, the bytes are right), kept (the pages are the same: a hit with\n"
+		  "the right bytes), not cached (the proxy can't watch such memory), refused (the NIC can't register it),\n"
+		  "blind spot (a stale hit where the proxy is known to be blind), can't run, and STALE or FAILED, for which\n"
+		  "the exit code is 1. It is 3 when nothing can be cached.",
+	.options = options,
 	.run = run_doctor,
 };

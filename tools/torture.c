@@ -20,7 +20,7 @@
 
 static double seconds = 10;
 static uint64_t threads = 8, seed;
-static const char *proxy = "auto", *mode = "exact", *wanted;
+static const char *nic = "uring", *proxy = "auto", *mode = "exact", *wanted;
 static bool list, unsafe;
 
 /* A row of either table, and what came of it so far. A change has two: as it is, and of secured memory. */
@@ -250,8 +250,7 @@ void print_wrapped(int indent, const char *text)
 	putchar('\n');
 }
 
-/* 0 for none. */
-static unsigned note(struct notes *n, const char *text)
+unsigned note_number(struct notes *n, const char *text)
 {
 	unsigned i;
 
@@ -268,7 +267,7 @@ static unsigned note(struct notes *n, const char *text)
 
 const char *noted_verdict(struct notes *n, const struct outcome *o, char text[static 32])
 {
-	unsigned number = note(n, o->why);
+	unsigned number = note_number(n, o->why);
 
 	snprintf(text, 32, number ? "%s [%u]" : "%s", verdict_name(o->verdict), number);
 	return text;
@@ -317,8 +316,8 @@ static void print_summary(const struct torture *t, const struct counts *n)
 	if (t->can_deny)
 		printf("\nof changes of secured memory: %llu refused, %llu not refused that had to be",
 		       (unsigned long long)n->refused, (unsigned long long)n->broken);
-	printf("\n%.1f s, %llu threads, proxy %s, mode %s, seed %llu\n", since(t->begin), (unsigned long long)threads,
-	       t->judge.proxy, mode, (unsigned long long)seed);
+	printf("\n%.1f s, %llu threads, NIC %s, proxy %s, mode %s, seed %llu\n", since(t->begin),
+	       (unsigned long long)threads, nic, t->judge.proxy, mode, (unsigned long long)seed);
 	if (!t->can_deny) {
 		char text[200];
 
@@ -379,6 +378,7 @@ static void print_json(const struct torture *t, const struct counts *n)
 	json_counts(n);
 	json_double("seconds", since(t->begin));
 	json_u64("threads", threads);
+	json_string("nic", nic);
 	json_string("proxy", t->judge.proxy);
 	json_string("mode", mode);
 	json_u64("seed", seed);
@@ -421,7 +421,7 @@ static int check_options(void)
 static int begin(struct torture *t)
 {
 	struct hf_probe best = { 0 };
-	int err = judge_open(&t->judge, proxy, mode, unsafe);
+	int err = judge_open(&t->judge, nic, proxy, mode, unsafe);
 
 	if (err == -EINVAL || err == -ENOENT)
 		return tool_fail(TOOL_USAGE, "%s", hf_error());
@@ -473,8 +473,8 @@ static int run_torture(void)
 static const struct tool_option options[] = {
 	{ "seconds", "N", "how long, all in all", TOOL_SECONDS, &seconds },
 	{ "threads", "N", "threads in every race", TOOL_U64, &threads },
+	{ "nic", "NAME", "what pins it: uring, verbs:DEVICE", TOOL_STRING, &nic },
 	{ "proxy", "NAME", "what watches the memory: auto, kmod, supervise, uffd, manual", TOOL_STRING, &proxy },
-	{ "nic", "NAME", "the NIC to register with, such as uring or verbs:DEVICE", TOOL_STRING, &judge_nic },
 	{ "mode", "exact|fast", "fast leaves out the check of every hit", TOOL_STRING, &mode },
 	{ "case", "LIST", "names or patterns with commas between, such as 'munmap-*,race-recycle'; default: all",
 	  TOOL_STRING, &wanted },
@@ -490,9 +490,10 @@ const struct tool_command cmd_torture = {
 	.detail = "Every case caches a registration, changes the mapping, writes fresh bytes, looks the range up again and\n"
 		  "compares what the NIC reads and writes with what the processor sees.\n\n"
 		  "Verdicts: ok (registered anew), ok-kept (the same pages, a hit with the right bytes), not cached (the\n"
-		  "proxy can't watch such memory), blind spot (a stale hit where the proxy is known to be blind),\n"
-		  "can't run, and STALE or FAILED, for which the exit code is 1. Where the proxy can refuse changes\n"
-		  "(supervise), deny-... makes each change to secured memory: ok means refused, and no byte changed.",
+		  "proxy can't watch such memory), refused (the NIC can't register it), blind spot (a stale hit where the\n"
+		  "proxy is known to be blind), can't run, and STALE or FAILED, for which the exit code is 1. Where the\n"
+		  "proxy can refuse changes (kmod, supervise), deny-... makes each change to secured memory: ok means\n"
+		  "refused, and no byte changed.",
 	.options = options,
 	.run = run_torture,
 };

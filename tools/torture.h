@@ -16,6 +16,7 @@
 enum verdict {
 	VERDICT_NONE,       /* not run */
 	VERDICT_CANNOT,     /* this machine can't run it */
+	VERDICT_REFUSED,    /* the NIC can't register such memory, or not so */
 	VERDICT_NOT_CACHED, /* never cached (I6) */
 	VERDICT_KEPT,       /* the mapping was still good: a hit with the right bytes */
 	VERDICT_OK,         /* the change was seen: registered anew */
@@ -51,14 +52,14 @@ void outcome_add(struct outcome *sum, const struct outcome *o);
 struct judge {
 	struct hf_switch *sw;
 	struct hf_provider *provider;
+	char nic[80];    /* as it was asked for: "uring", "verbs:rxe0" */
 	char proxy[16];  /* the one in use; "unsafe" for the negative control */
 	bool told;       /* the program announces its changes (manual) */
 	uint64_t serial; /* makes every stamp unique */
 };
 
 /* 0, or -errno with the sentence in hf_error(). `unsafe`: a proxy that watches nothing and claims to. */
-extern const char *judge_nic; /* what it registers with; "uring" unless set */
-int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe);
+int judge_open(struct judge *j, const char *nic, const char *proxy, const char *mode, bool unsafe);
 void judge_close(struct judge *j);
 /* Run one row of the table; nothing of it is left in the cache afterwards. */
 void judge_change(struct judge *j, const struct change *c, struct outcome *o);
@@ -109,6 +110,7 @@ struct notes {
 	unsigned count;
 };
 
+unsigned note_number(struct notes *n, const char *text); /* 0: it is "", or there are too many */
 /* "ok", or "not cached [2]" when there is a why. */
 const char *noted_verdict(struct notes *n, const struct outcome *o, char text[static 32]);
 void print_notes(const struct notes *n);

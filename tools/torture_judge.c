@@ -20,6 +20,7 @@ const char *verdict_name(enum verdict v)
 		[VERDICT_KEPT] = "ok-kept",	      [VERDICT_OK] = "ok",
 		[VERDICT_NOT_CACHED] = "not cached", [VERDICT_BLIND] = "blind spot",
 		[VERDICT_FAILED] = "FAILED",	      [VERDICT_STALE] = "STALE",
+		[VERDICT_REFUSED] = "refused",
 	};
 
 	return names[v];
@@ -119,9 +120,7 @@ static int open_switch(struct judge *j, const char *proxy, const char *mode, boo
 	return hf_switch_open(options, &j->sw);
 }
 
-const char *judge_nic = "uring";
-
-int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe)
+int judge_open(struct judge *j, const char *nic, const char *proxy, const char *mode, bool unsafe)
 {
 	int err;
 
@@ -129,9 +128,10 @@ int judge_open(struct judge *j, const char *proxy, const char *mode, bool unsafe
 	err = open_switch(j, proxy, mode, unsafe);
 	if (err)
 		return err;
+	snprintf(j->nic, sizeof(j->nic), "%s", nic);
 	snprintf(j->proxy, sizeof(j->proxy), "%s", unsafe ? "unsafe" : hf_switch_proxy(j->sw));
 	j->told = !strcmp(j->proxy, "manual");
-	err = hf_provider_open(j->sw, judge_nic, PROVIDER_OPTIONS, &j->provider);
+	err = hf_provider_open(j->sw, nic, PROVIDER_OPTIONS, &j->provider);
 	if (err)
 		hf_switch_close(j->sw);
 	return err;
@@ -290,7 +290,7 @@ static bool look_before(struct trial *t)
 			break;
 	}
 	if (err == -EOPNOTSUPP)
-		settle(t->o, VERDICT_NOT_CACHED, "refused: %s", hf_error());
+		settle(t->o, VERDICT_REFUSED, "%s", hf_error());
 	else if (err == -ENOMEM)
 		settle(t->o, VERDICT_CANNOT, "%s", hf_error());
 	else if (err)

@@ -954,7 +954,7 @@ bool race_run(const struct race *r, struct judge *j, unsigned threads, uint64_t 
 		free_arena(a);
 		return true;
 	}
-	if (r->options && hf_provider_open(j->sw, judge_nic, r->options, &a->provider)) {
+	if (r->options && hf_provider_open(j->sw, j->nic, r->options, &a->provider)) {
 		snprintf(o->why, sizeof(o->why), "%s", hf_error());
 		a->provider = j->provider;
 		free_arena(a);
