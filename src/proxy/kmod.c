@@ -206,11 +206,25 @@ static int map_head(struct kmod *k)
 	return 0;
 }
 
+/*
+ * The kernel gives up the opening (mm_take_all_locks) when anything waits for this thread to return to user
+ * space: a signal, or what an io_uring that was closed a moment ago has left to do. With the return it is done.
+ */
+static int open_undisturbed(void)
+{
+	int fd;
+
+	do
+		fd = os_open(DEVICE, O_RDWR | O_NONBLOCK);
+	while (fd == -EINTR);
+	return fd;
+}
+
 static int open_device(struct kmod *k)
 {
 	int rc;
 
-	k->fd = os_open(DEVICE, O_RDWR | O_NONBLOCK);
+	k->fd = open_undisturbed();
 	if (k->fd < 0)
 		return no_device(k->fd);
 	rc = hf_close_on_fork(k->fd);
