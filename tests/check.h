@@ -114,6 +114,88 @@ static inline bool check_uffd(void)
 	return hf_switch_close(sw) == 0;
 }
 
+/*
+ * What the tests of the hazards run over: HF_TEST_NIC (such as "verbs:rxe0") with HF_TEST_PROXY (such as "kmod"), by
+ * default uring with uffd, which most machines have.
+ */
+static inline const char *check_env(const char *name, const char *otherwise)
+{
+	const char *value = getenv(name);
+
+	return value && *value ? value : otherwise;
+}
+
+static inline const char *check_nic(void)
+{
+	return check_env("HF_TEST_NIC", "uring");
+}
+
+static inline const char *check_proxy(void)
+{
+	return check_env("HF_TEST_PROXY", "uffd");
+}
+
+static inline bool check_proxy_is(const char *name)
+{
+	return !strcmp(check_proxy(), name);
+}
+
+static inline bool check_nic_is(const char *name)
+{
+	size_t len = strlen(name);
+
+	return !strncmp(check_nic(), name, len) && (!check_nic()[len] || check_nic()[len] == ':');
+}
+
+/* The NIC's operations, without a device: for one that is wrapped. */
+static inline const struct hf_nic_ops *check_nic_ops(void)
+{
+	const struct hf_nic_ops *ops;
+	char name[32];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(check_nic(), ":"), check_nic());
+	ops = hf_nic_find(name);
+	assert_non_null(ops);
+	return ops;
+}
+
+static inline struct hf_switch *check_hazard_switch(void)
+{
+	char options[64];
+
+	snprintf(options, sizeof(options), "proxy=%s", check_proxy());
+	return check_switch(options);
+}
+
+static inline struct hf_provider *check_hazard_provider(struct hf_switch *sw, const char *options)
+{
+	struct hf_provider *p = NULL;
+
+	check_ok(hf_provider_open(sw, check_nic(), options, &p));
+	assert_non_null(p);
+	return p;
+}
+
+/* 0; 77 where the defaults aren't there; 1 where what was asked for isn't. Says why. */
+static inline int check_hazard_missing(void)
+{
+	bool asked = getenv("HF_TEST_NIC") || getenv("HF_TEST_PROXY");
+	struct hf_provider *p = NULL;
+	struct hf_switch *sw = NULL;
+	char options[64];
+	int rc;
+
+	snprintf(options, sizeof(options), "proxy=%s", check_proxy());
+	rc = hf_switch_open(options, &sw);
+	if (!rc && asked)
+		rc = hf_provider_open(sw, check_nic(), NULL, &p);
+	if (rc)
+		print_message("%s: %s\n", asked ? "not here" : "skipped", hf_error());
+	hf_provider_close(p);
+	hf_switch_close(sw);
+	return !rc ? 0 : asked ? 1 : 77;
+}
+
 /* For a teardown: 0, or the first error, told. Both are NULL afterwards. */
 static inline int check_close_both(struct hf_switch **sw, struct hf_provider **p)
 {

@@ -1104,6 +1104,8 @@ const struct change changes[] = {
 	  "the same by another process" },
 	{ "file-truncate", 9, GROUND_FILE_SHARED, CHANGE_UNREFUSED, NULL, NULL, truncate_file, NULL,
 	  "ftruncate of a shared file to nothing and back" },
+	{ "file-shared-other", 9, GROUND_FILE_SHARED, CHANGE_UNREFUSED, NULL, NULL, other_truncates, NULL,
+	  "the same by another process" },
 	{ "file-truncate-private", 9, GROUND_FILE_PRIVATE, CHANGE_UNREFUSED, NULL, NULL, truncate_file, NULL,
 	  "ftruncate of a file that is mapped private and was written" },
 	{ "file-truncate-other", 9, GROUND_FILE_PRIVATE, CHANGE_UNREFUSED, NULL, NULL, other_truncates, NULL,
