@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# Hazards 1 to 22 (docs/hazards.md) with a NIC and a proxy, each judged by the bytes in the pages that the NIC has pinned:
+# changes of mappings by test_changes, which knows what each must come to, races by test_races and by torture.
+#   hazards.sh NIC PROXY      such as: uring kmod, verbs:rxe0 uffd
+nic=$1 proxy=$2
+table=/out/hazards-${nic%%:*}-$proxy.txt
+. /t/rxe.sh
+
+told() {
+	[ "$1" = 0 ] && echo "ok - $2" || {
+		echo "not ok - $2"
+		grep -v ' OK \]\| RUN ' "$3"
+		cp "$3" "${table%.txt}.$(basename "$3")"
+	}
+}
+
+[ "$proxy" != kmod ] || modprobe holdfast || exit 1
+[ "$nic" != verbs:rxe0 ] || rxe_up || exit 1
+export HF_TEST_NIC="$nic" HF_TEST_PROXY="$proxy" HF_TEST_SCALE=64 # emulated processors are slow
+
+test_changes >changes 2>&1
+told "$?" "$nic, $proxy: $(grep -c 'OK \]' changes) changes of mappings" changes
+test_races >races 2>&1
+told "$?" "$nic, $proxy: $(grep -c 'OK \]' races) races" races
+holdfast torture --nic "$nic" --proxy "$proxy" --seconds 2 --case 'race-*,malloc-churn' >torture 2>&1
+told "$?" "$nic, $proxy: torture: $(grep 'wrong bytes' torture)" torture
+
+# Every case of torture with its hazard, and what came of it: no hazard may be without one that ran and was good.
+holdfast torture --list | while read -r case hazard number what; do
+	case $case in
+	deny-* | race-deny*) continue ;;
+	esac
+	if [ "$hazard" = hazard ] && [ "$number" -le 22 ]; then
+		if grep -q "OK \] $case\$" changes; then
+			verdict=ok
+		elif grep -q "SKIPPED \] $case\$" changes; then
+			verdict="left out"
+		else
+			verdict=$(awk -v name="$case" '$1 == name { print $3 }' torture)
+		fi
+		printf '%2d  %-22s %-9s %s\n' "$number" "$case" "${verdict:-not run}" "$what"
+	fi
+done | sort -n -s -k 1,1 >"$table"
+missing=$(awk '/^ *[0-9]+  [^ ]+ +ok / { good[$1] = 1 } END { for (i = 1; i <= 22; i++) if (!good[i]) printf " %d", i }' "$table")
+# What may be left out: what kernels before 6.13 don't have.
+[ -z "$missing" ] && ! grep -v ' ok ' "$table" | grep -Ev '(madv-guard|process-madvise) +left out'
+told "$?" "$nic, $proxy: hazards 1 to 22, $(grep -c ' ok ' "$table") cases${missing:+; without a good one:$missing}" "$table"
+
+[ "$nic" != verbs:rxe0 ] || rxe_down
+[ "$proxy" != kmod ] || rmmod holdfast

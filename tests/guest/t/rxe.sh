@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# For others: soft RoCE that comes and goes. rxe0 over a pair of Ethernets, 10.1.0.1.
+
+# busybox takes a command of its own before one of PATH: /bin/ip is the real one.
+rxe_up() {
+	modprobe veth && modprobe rdma_rxe && modprobe ib_uverbs && modprobe rdma_ucm || return 1
+	/bin/ip link add veth0 type veth peer name veth1
+	/bin/ip addr add 10.1.0.1/24 dev veth0
+	/bin/ip link set veth0 up
+	/bin/ip link set veth1 up
+	rdma link add rxe0 type rxe netdev veth0
+}
+
+rxe_down() {
+	rdma link delete rxe0
+	/bin/ip link delete veth0
+}
