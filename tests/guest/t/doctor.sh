@@ -8,7 +8,7 @@ if [ -f /modules/holdfast.ko ]; then
 	modprobe holdfast || exit 1
 	module=kmod
 fi
-if [ -x /bin/test_verbs ]; then
+if have_verbs; then
 	rxe_up || exit 1
 	verbs=verbs
 fi
