@@ -117,6 +117,7 @@ struct hf_cache {
 	struct pool pool;
 	struct list lru;         /* live, least recently used first */
 	struct list pending;
+	uint64_t coming;         /* how many those are; lock */
 	uint64_t live;
 	_Atomic unsigned parts;  /* in which anything was ever armed: miss.c, note_parts() */
 	_Atomic uint32_t pending_done; /* futex: a pending one was resolved */

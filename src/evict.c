@@ -32,7 +32,7 @@ static void move_up(struct hf_cache *c, struct entry *e)
 bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count)
 {
 	return atomic_load(&c->pinned) - freed + bytes <= c->options.max_bytes &&
-	       c->live + count <= c->options.max_count;
+	       c->live + c->coming + count <= c->options.max_count;
 }
 
 /*

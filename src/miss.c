@@ -226,6 +226,7 @@ static struct entry *publish(struct hf_cache *c, struct entry *e)
 static bool resolve(struct hf_cache *c, struct entry *e)
 {
 	list_remove(c, &c->pending, e);
+	c->coming--;
 	atomic_store_explicit(&c->pending_done,
 			      atomic_load_explicit(&c->pending_done, memory_order_relaxed) + 1, memory_order_relaxed);
 	return c->waiters > 0;
@@ -391,6 +392,7 @@ static int begin(struct hf_cache *c, uint64_t start, uint64_t end, unsigned acce
 	}
 	fill(e, start, end, access);
 	list_append(c, &c->pending, e);
+	c->coming++;
 	cache_turn_gate(c);
 	*out = e;
 	return 0;

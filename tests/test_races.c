@@ -826,6 +826,29 @@ static void test_misses_register_in_parallel(void **state)
 	assert_sim_is_empty();
 }
 
+/* Hazard 20. All are inside of the NIC at once, so that none sees the others' entries: the limit counts what is to come. */
+static void test_misses_at_once_keep_the_limit(void **state)
+{
+	struct worker w[MANY] = { 0 };
+	unsigned char *p = map(2 * MANY * 2 * page);
+
+	open_sim("max_count=8,max_bytes=1T");
+	for (unsigned i = 0; i < MANY; i++)
+		cache(p + (MANY + i) * 2 * page, page);
+	pthread_barrier_init(&gate, NULL, MANY);
+	sim.on_reg = meet_on_reg;
+	for (unsigned i = 0; i < MANY; i++) {
+		w[i].p = p + i * 2 * page;
+		w[i].len = page;
+	}
+	start(w, MANY, get_once);
+	join(w, MANY);
+	assert_in_range(check_stats(provider).entries, 1, 8);
+	pthread_barrier_destroy(&gate);
+	unmap(p, 2 * MANY * 2 * page);
+	assert_int_equal(close_both(NULL), 0);
+}
+
 /* ------------------------------------------------------------------ 20, 21: evict, invalidate, last put */
 
 #define RANGES 16
@@ -932,7 +955,7 @@ static void try_last_put(unsigned threads)
 	atomic_store(&shared.stop, false);
 	for (unsigned i = 0; i < threads; i++) {
 		users[i].p = others[i].p = p;
-		users[i].times = TIMES(16000) / threads;
+		users[i].times = (TIMES(16000) + 500) / threads;
 	}
 	start(users, threads, use_ranges);
 	start(others, threads, invalidate_ranges);
@@ -1470,6 +1493,7 @@ int main(void)
 		over_sim(test_same_miss_is_one_registration),
 		over_sim(test_slow_registration_delays_nobody),
 		over_sim(test_misses_register_in_parallel),
+		cmocka_unit_test(test_misses_at_once_keep_the_limit),
 		cmocka_unit_test(test_evict_against_hit),
 		cmocka_unit_test(test_last_put_against_invalidate),
 		over_nic(test_neighbours_share_a_page),
