@@ -285,7 +285,7 @@ static bool look_before(struct trial *t)
 	for (i = 0; i < TRIES_TO_CACHE && !t->cached; i++) {
 		if (i)
 			wait_1ms();
-		err = look(t, !(t->c->flags & CHANGE_UNTOUCHED));
+		err = look(t, !i && !(t->c->flags & CHANGE_UNTOUCHED));
 		if (err)
 			break;
 	}

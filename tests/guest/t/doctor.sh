@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# The table of `holdfast doctor`: every change of a mapping with every NIC and every proxy that there are, as measured. The
-# module is loaded, so that its column is there; a column of a proxy that drops every event is the control.
-. /t/rxe.sh
+# The table of `holdfast doctor`: every change of a mapping with uring and every proxy, as measured. The module is loaded, so
+# that its column is there; a column of a proxy that drops every event is the control. With verbs: hazards.sh.
 module=
-verbs=
 if [ -f /modules/holdfast.ko ]; then
 	modprobe holdfast || exit 1
 	module=kmod
-fi
-if have_verbs; then
-	rxe_up || exit 1
-	verbs=verbs
 fi
 
 told() {
@@ -30,14 +24,14 @@ cells() {
 	' /out/doctor.txt
 }
 
-holdfast doctor --json >/out/doctor.json
+holdfast doctor --nic uring --json >/out/doctor.json
 told "$?" "doctor: nothing is stale but where it is known"
-holdfast doctor --unsafe >/out/doctor.txt
+holdfast doctor --nic uring --unsafe >/out/doctor.txt
 [ "$?" = 1 ]
 told "$?" "doctor: a proxy that drops every event is found out"
 grep -q 'hugetlb: 16 of 2048 KiB, 16 free' /out/doctor.txt
 told "$?" "doctor: the huge pages are seen, all of them free"
-for nic in uring $verbs; do
+for nic in uring; do
 	[ "$(cells $nic unsafe | grep -c STALE)" -ge 40 ]
 	told "$?" "$nic: $(cells $nic unsafe | grep -c STALE) changes are stale when every event is dropped"
 	for proxy in $module uffd supervise; do
@@ -50,5 +44,4 @@ for nic in uring $verbs; do
 		told "$?" "$nic, kmod: everything is cached, and nothing a blind spot"
 	fi
 done
-[ -z "$verbs" ] || rxe_down
 [ -z "$module" ] || rmmod holdfast

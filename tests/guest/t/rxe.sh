@@ -3,6 +3,7 @@
 
 # busybox takes a command of its own before one of PATH: /bin/ip is the real one.
 rxe_up() {
+	rxe_down 2>/dev/null # a test that was ended has left it
 	modprobe veth && modprobe rdma_rxe && modprobe ib_uverbs || return 1
 	/bin/ip link add veth0 type veth peer name veth1
 	/bin/ip link set veth0 mtu 4500
