@@ -58,9 +58,10 @@ struct hf_completion {
  * of memory that a proxy watches: hf_mr_reg()); -EIO: the NIC, here or there, failed.
  *
  * By queue pairs a descriptor that the peer's NIC refuses ends the connection: -EACCES for that operation, -ECONNRESET
- * for all others. That is also what an RDMA may say when the peer is killed in its midst: its rights may go before its stream. A right or a range that the descriptor doesn't give is noticed here before, and ends nothing. And
- * exposed memory that was changed is exposed no more, so it is -EACCES, not -ESTALE; a sender is not told that the memory of the
- * receive was.
+ * for all others. That is also what an RDMA may say when the peer is killed in its midst: its rights may go before its
+ * stream. A right or a range that the descriptor doesn't give is noticed here before, and ends nothing. And exposed memory
+ * that was changed is exposed no more, so it is -EACCES, not -ESTALE; a sender is not told that the memory of the receive
+ * was.
  */
 const char *hf_completion_text(const struct hf_completion *c);
 
