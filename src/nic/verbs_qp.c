@@ -3,9 +3,10 @@
  * Queue pairs: reliable connections, each with a completion queue and a channel of its own.
  *
  *   open    RESET ─► INIT: receives can be posted            ready   ─► RTR ─► RTS: requests, too
- *   stop    ─► ERR, then the windows go, then the queue pair is destroyed. When that call returns nothing moves: soft RoCE waits for
- *           what it has begun. The error state alone is only asked for there, and reached later; RESET waits, but Linux 6.1
- *           takes the packets away from a task that is at one of them, and crashes.
+ *   stop    ─► RESET, then the windows go, then the queue pair is destroyed. When that returns nothing moves: soft RoCE waits for
+ *           what it has begun. The error state is only asked for there, and reached later; and to destroy a queue pair in it can
+ *           take Linux 6.12 a minute, for a packet that came meanwhile. But before Linux 6.5 it has to be that: RESET takes
+ *           the packets away from a task that is at one of them, and crashes.
  *
  * Every request is signaled, so completions say how far each queue is. What poll() isn't asked for yet is in the
  * stash: arm() and revoke() look, too.
@@ -493,16 +494,14 @@ int verbs_qp_arm(void *p)
 
 void verbs_qp_stop(void *p)
 {
-	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR }, reset = { .qp_state = IBV_QPS_RESET };
 	struct verbs_qp *q = p;
+	struct ibv_qp_attr attr = { .qp_state = q->nic->early_soft ? IBV_QPS_ERR : IBV_QPS_RESET };
 
 	if (q->stopped)
 		return;
 	q->stopped = true;
-	ibv_modify_qp(q->qp, &error, IBV_QP_STATE);
+	ibv_modify_qp(q->qp, &attr, IBV_QP_STATE);
 	verbs_window_leave(q);
 	if (!ibv_destroy_qp(q->qp))
 		q->qp = NULL;
-	else
-		ibv_modify_qp(q->qp, &reset, IBV_QP_STATE);
 }
