@@ -3,10 +3,11 @@
  * Queue pairs: reliable connections, each with a completion queue and a channel of its own.
  *
  *   open    RESET ─► INIT: receives can be posted            ready   ─► RTR ─► RTS: requests, too
- *   stop    ─► RESET, then the windows go, then the queue pair is destroyed. When that returns nothing moves: soft RoCE waits for
- *           what it has begun. The error state is only asked for there, and reached later; and to destroy a queue pair in it can
- *           take Linux 6.12 a minute, for a packet that came meanwhile. But before Linux 6.5 it has to be that: RESET takes
- *           the packets away from a task that is at one of them, and crashes.
+ *   stop    ─► RESET: on every device the state in which nothing moves. When the call returns it has been reached: soft RoCE waits
+ *           for what it has begun. The error state is only asked for there, and reached later. Destroyed is the queue pair by close(),
+ *           for Linux 6.12 may crash when it is while the peer still sends. But before Linux 6.5 it is RESET that crashes then, for
+ *           it takes the packets away from a task that is at one of them: there stop asks for the error state, frees the
+ *           windows and destroys, which waits.
  *
  * Every request is signaled, so completions say how far each queue is. What poll() isn't asked for yet is in the
  * stash: arm() and revoke() look, too.
@@ -496,12 +497,13 @@ void verbs_qp_stop(void *p)
 {
 	struct verbs_qp *q = p;
 	struct ibv_qp_attr attr = { .qp_state = q->nic->early_soft ? IBV_QPS_ERR : IBV_QPS_RESET };
+	int rc;
 
 	if (q->stopped)
 		return;
 	q->stopped = true;
-	ibv_modify_qp(q->qp, &attr, IBV_QP_STATE);
+	rc = ibv_modify_qp(q->qp, &attr, IBV_QP_STATE);
 	verbs_window_leave(q);
-	if (!ibv_destroy_qp(q->qp))
+	if ((rc || q->nic->early_soft) && !ibv_destroy_qp(q->qp))
 		q->qp = NULL;
 }
