@@ -77,6 +77,20 @@ static inline void san_name(char *out, size_t size)
 	snprintf(out, size, "unix:@hf-test-%d-%u", (int)getpid(), n++);
 }
 
+/*
+ * A switch's options: HF_TEST_PROXY (such as "kmod": in the guest), where a test asks for nothing or for uffd. One that asks
+ * for another is about that one.
+ */
+static inline const char *san_proxy(const char *asked)
+{
+	static char options[64];
+
+	if (!getenv("HF_TEST_PROXY") || (asked && strcmp(asked, "proxy=uffd")))
+		return asked;
+	snprintf(options, sizeof(options), "proxy=%s", check_proxy());
+	return options;
+}
+
 /* `far`: b has a provider, and with it a NIC and an engine, of its own. `ops`: a proxy of one's own, or NULL. */
 static inline void pair_open_over(struct pair *t, const struct hf_proxy_ops *ops, const char *proxy,
 				  const char *listening, const char *connecting, bool far)
@@ -86,7 +100,7 @@ static inline void pair_open_over(struct pair *t, const struct hf_proxy_ops *ops
 	if (ops)
 		check_ok(hf_switch_open_proxy(ops, NULL, proxy, &t->sw));
 	else
-		t->sw = check_switch(proxy);
+		t->sw = check_switch(san_proxy(proxy));
 	t->a.p = san_provider(t->sw);
 	t->b.p = far ? san_provider(t->sw) : t->a.p;
 	check_ok(hf_cq_open(&t->a.cq));

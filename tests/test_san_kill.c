@@ -10,6 +10,7 @@
 #include "san.h"
 
 #include <fcntl.h>
+#include <holdfast/backend.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
@@ -138,7 +139,7 @@ static int open_all(struct life *l)
 
 	l->mem = mmap(NULL, LEN + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	CHILD_CHECK(l->mem != MAP_FAILED);
-	CHILD_CHECK(hf_switch_open(NULL, &l->sw) == 0);
+	CHILD_CHECK(hf_switch_open(san_proxy(NULL), &l->sw) == 0);
 	CHILD_CHECK(hf_provider_open(l->sw, nic, NULL, &l->e.p) == 0);
 	CHILD_CHECK(hf_cq_open(&l->e.cq) == 0);
 	return 0;
@@ -163,6 +164,21 @@ static unsigned fds(void)
 	return n;
 }
 
+/* As many as before. Else they are named. */
+static bool as_many_fds(unsigned before)
+{
+	char path_[64], to[128];
+	unsigned now = fds();
+
+	for (int fd = 3; fd < 64 && now != before; fd++) {
+		ssize_t n = (snprintf(path_, sizeof(path_), "/proc/self/fd/%d", fd), readlink(path_, to, sizeof(to)));
+
+		if (n > 0)
+			fprintf(stderr, "%d is open: %.*s\n", fd, (int)n, to);
+	}
+	return now == before;
+}
+
 static bool comes_to_nothing(struct hf_provider *p)
 {
 	struct hf_stats s = { .pinned_bytes = 1 };
@@ -185,6 +201,7 @@ static int survive(struct life *l)
 
 	/* Once for what the library keeps for the process. */
 	CHILD_CHECK(open_all(l) == 0 && hf_get(l->e.p, l->mem, 1, HF_READ, &r) == 0 && hf_put(l->e.p, &r) == 0);
+	CHILD_CHECK(hf_range_check((uintptr_t)l->mem, (uintptr_t)l->mem + 4096, HF_READ) == 0); /* not each proxy looks */
 	CHILD_CHECK(close_all(l) == 0);
 	CHILD_CHECK(hf_provider_close(l->e.p) == 0 && hf_switch_close(l->sw) == 0);
 	before = fds();
@@ -202,7 +219,7 @@ static int survive(struct life *l)
 	}
 	CHILD_CHECK(hf_provider_close(l->e.p) == 0);
 	CHILD_CHECK(hf_switch_close(l->sw) == 0);
-	CHILD_CHECK(fds() == before);
+	CHILD_CHECK(as_many_fds(before));
 	/* All was well, and then the server was killed, or is still at its end: the path is not ours. */
 	CHILD_CHECK((!l->server && !error) || stat(path, &st) < 0);
 	return error ? 0 : 2;

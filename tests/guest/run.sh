@@ -3,7 +3,7 @@
 # Boot a Debian kernel in QEMU and run the tests in it that this machine's kernel can't run.
 #   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--control|--all|--two|--none] BUILD
 #   -s         the kernel's series (6.12)
-#   -l         the list of tests in this folder (tests.list)
+#   -l         the list of tests in this folder (tests.list; with --two: two.list)
 #   -t         the most seconds the guest gets (1800)
 #   --control  break it in every way that it should notice, and see that it does
 #   --all      --control, then the tests
@@ -15,7 +15,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-series=6.12 list=tests.list limit=1800 mode=tests
+series=6.12 list= limit=1800 mode=tests
 while [ $# -gt 1 ]; do
 	case $1 in
 	-s) series=$2 && shift ;;
@@ -98,7 +98,7 @@ control | all)
 esac
 case $mode in
 tests | all)
-	boot "$dir/run" "$list" "$limit"
+	boot "$dir/run" "${list:-tests.list}" "$limit"
 	step "guest"
 	judge "guest $series" "$dir/run" || bad=1
 	;;

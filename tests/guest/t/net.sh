@@ -7,6 +7,7 @@ peer=10.2.0.$((3 - node))
 net_up() {
 	modprobe virtio_net
 	until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done # init ends us, should it never come up
+	/bin/ip link set eth0 mtu 4200 # rxe: packets of 4096 bytes and what goes before them
 	/bin/ip addr replace "10.2.0.$node/24" dev eth0
 	/bin/ip link set eth0 up
 	until ping -c 1 -W 1 "$peer" >/dev/null; do sleep 0.1; done
@@ -31,6 +32,12 @@ meet() {
 	else
 		until nc "$peer" "$1" </dev/null 2>/dev/null | grep -q here; do sleep 0.1; done
 	fi
+}
+
+# What `holdfast perf` asks of both sides
+secret() {
+	echo "a secret of these two guests and nobody else's" >secret
+	chmod 600 secret
 }
 
 # Pages that are pinned now in this guest: counts are kept per processor, so they are added up first.

@@ -8,8 +8,7 @@ nic=${1:-${NIC:-uring}}
 port=${2:-4100} # and the nine behind it
 net_up
 case $nic in verbs*) rxe_up ;; esac
-echo "a secret of these two guests and nobody else's" >secret
-chmod 600 secret
+secret
 
 # told WHAT: by the exit status of what ran before; what perf said is shown when it is bad
 told() {
