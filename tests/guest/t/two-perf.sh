@@ -6,7 +6,7 @@
 . /t/net.sh
 nic=${1:-verbs:rxe0}
 port=${2:-4300} # and the eight behind it
-sizes=${3:-1,20000}
+sizes=${3:-20000}
 net_up
 case $nic in verbs*) rxe_up ;; esac
 secret
