@@ -58,8 +58,9 @@ kill_one() {
 	else
 		wait "$job"
 		rc=$?
-		[ "$rc" -gt 0 ] && [ "$rc" -lt 126 ] && tail -n 1 perf.out | grep '^holdfast perf: ' | grep -qv "can't connect"
-		told "node $1 was killed: ended with $rc: $(tail -n 1 perf.out)"
+		why=$(grep '^holdfast perf: ' perf.out | tail -n 1) # what was measured until then may come behind it
+		[ "$rc" -gt 0 ] && [ "$rc" -lt 126 ] && echo "$why" | grep . | grep -qv "can't connect"
+		told "node $1 was killed: ended with $rc: $why"
 	fi
 	until_pinned -eq 0
 	told "node $1 was killed: no page stays pinned"
