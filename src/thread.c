@@ -169,11 +169,21 @@ static bool is_kernel_worker(int tid, bool *known)
 	return flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD);
 }
 
+/*
+ * Asleep in its own loop, where it waits for work; the last worker does so for good. Linux before 6.4 calls the loop
+ * io_wqe_worker. io_sq_thread is that of a thread that submits (IORING_SETUP_SQPOLL).
+ */
 static bool worker_is_idle(int tid)
 {
+	static const char *const loops[] = { "io_wq_worker", "io_wqe_worker", "io_sq_thread" };
 	char buf[64];
 
-	return read_task(tid, "wchan", buf, sizeof(buf)) > 0 && !strcmp(buf, "io_wq_worker");
+	if (read_task(tid, "wchan", buf, sizeof(buf)) <= 0)
+		return false;
+	for (size_t i = 0; i < sizeof(loops) / sizeof(loops[0]); i++)
+		if (!strcmp(buf, loops[i]))
+			return true;
+	return false;
 }
 
 #ifndef SYS_process_madvise
