@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <holdfast/backend.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -28,34 +30,40 @@ struct procmap_query_v1 {
 
 /*
  * One descriptor for the process, opened at the first need. It shows the address space of the process
- * that opened it, so it must not outlive a fork: it is kept (as fd + 1) in a word that the kernel wipes there.
+ * that opened it, so it must not outlive a fork: it is kept (as fd + 1) in memory that the kernel wipes there. So is
+ * the lock, which another thread may hold at the fork; wiped, it is free.
  */
-static _Atomic(_Atomic uint32_t *) fd_cell;
+struct kept {
+	_Atomic uint32_t fd;
+	pthread_mutex_t reading; /* its text: a file has one position, and the kernel remembers one mapping for it */
+};
+
+static _Atomic(struct kept *) the_kept;
 static _Atomic bool no_query;
 
-static _Atomic uint32_t *get_cell(void)
+static struct kept *get_kept(void)
 {
-	_Atomic uint32_t *have = atomic_load(&fd_cell);
-	_Atomic uint32_t *mine = have ? NULL : os_fork_word();
+	struct kept *have = atomic_load(&the_kept);
+	struct kept *mine = have ? NULL : os_fork_map(sizeof(*mine));
 
-	if (!mine || atomic_compare_exchange_strong(&fd_cell, &have, mine))
+	if (!mine || atomic_compare_exchange_strong(&the_kept, &have, mine))
 		return have ? have : mine;
-	os_fork_word_free(mine);
+	os_pool_unmap(mine, sizeof(*mine));
 	return have;
 }
 
-static int query_fd(void)
+static int kept_fd(void)
 {
-	_Atomic uint32_t *cell = get_cell();
-	uint32_t have = cell ? atomic_load(cell) : 0;
+	struct kept *kept = get_kept();
+	uint32_t have = kept ? atomic_load(&kept->fd) : 0;
 	int fd;
 
-	if (have || !cell)
-		return cell ? (int)have - 1 : -ENOMEM;
+	if (have || !kept)
+		return kept ? (int)have - 1 : -ENOMEM;
 	fd = os_open("/proc/self/maps", O_RDONLY);
 	if (fd < 0)
 		return fd;
-	if (!atomic_compare_exchange_strong(cell, &have, (uint32_t)fd + 1)) {
+	if (!atomic_compare_exchange_strong(&kept->fd, &have, (uint32_t)fd + 1)) {
 		close(fd);
 		return (int)have - 1;
 	}
@@ -68,7 +76,7 @@ static int query(uint64_t addr, struct vma *out)
 	struct procmap_query_v1 q = {
 		.size = sizeof(q), .query_flags = COVERING_OR_NEXT, .query_addr = addr
 	};
-	int fd = query_fd();
+	int fd = kept_fd();
 
 	if (fd < 0)
 		return fd;
@@ -81,6 +89,14 @@ static int query(uint64_t addr, struct vma *out)
 			     .shared = q.vma_flags & VMA_SHARED,
 			     .file = q.inode || q.dev_major || q.dev_minor };
 	return 0;
+}
+
+/* Where the mapping of this line ends; 0: no such line. The first thing that is asked, of many lines. */
+static uint64_t end_of(const char *line)
+{
+	const char *dash = strchr(line, '-');
+
+	return dash ? strtoull(dash + 1, NULL, 16) : 0;
 }
 
 /* "55d0c5a7e000-55d0c5a80000 r--p 00000000 fe:00 1234   /path": 0, or -EINVAL. */
@@ -102,44 +118,86 @@ static int parse_line(const char *line, struct vma *out)
 
 struct reader {
 	int fd;
-	size_t have;
+	off_t at; /* in the file */
+	size_t from, have; /* what of buf isn't used yet */
 	char buf[8192];
 };
 
-/* The next line, NUL-terminated, in r->buf; its length with the newline, 0 at the end. */
-static ssize_t next_line(struct reader *r, size_t drop)
+/* More of the file behind what there is. How much; 0 at the end; or -errno. */
+static ssize_t read_more(struct reader *r)
+{
+	ssize_t n;
+
+	memmove(r->buf, r->buf + r->from, r->have);
+	r->from = 0;
+	n = pread(r->fd, r->buf + r->have, sizeof(r->buf) - r->have, r->at);
+	if (n < 0)
+		return -errno;
+	r->at += n;
+	r->have += (size_t)n;
+	return n;
+}
+
+/* 1 and the next line, NUL-terminated, in r->buf; 0 at the end; or -errno. */
+static int next_line(struct reader *r, const char **line)
 {
 	char *end;
 
-	memmove(r->buf, r->buf + drop, r->have - drop);
-	r->have -= drop;
-	while (!(end = memchr(r->buf, '\n', r->have))) {
-		ssize_t n = read(r->fd, r->buf + r->have, sizeof(r->buf) - 1 - r->have);
+	while (!(end = memchr(r->buf + r->from, '\n', r->have))) {
+		ssize_t n = read_more(r);
 
 		if (n <= 0)
-			return n < 0 ? -errno : 0;
-		r->have += (size_t)n;
+			return (int)n;
 	}
 	*end = 0;
-	return end - r->buf + 1;
+	*line = r->buf + r->from;
+	r->have -= (size_t)(end + 1 - *line);
+	r->from = (size_t)(end + 1 - r->buf);
+	return 1;
 }
 
-static int read_text(uint64_t addr, struct vma *out)
+/*
+ * From the first byte on: there the kernel begins anew, and goes on with the mapping behind the last one that it
+ * showed, as long as nobody else reads from another place of the same open file.
+ */
+static int read_text(int fd, uint64_t addr, struct vma *out)
 {
-	struct reader r = { .fd = os_open("/proc/self/maps", O_RDONLY) };
-	ssize_t line = 0;
-	int rc = -ENOENT;
+	struct reader r = { .fd = fd };
+	const char *line;
+	int rc;
 
-	if (r.fd < 0)
-		return r.fd;
-	while ((line = next_line(&r, (size_t)line)) > 0) {
-		if (parse_line(r.buf, out) == 0 && out->end > addr) {
-			rc = 0;
-			break;
-		}
-	}
-	close(r.fd);
-	return line < 0 ? (int)line : rc;
+	while ((rc = next_line(&r, &line)) > 0)
+		if (end_of(line) > addr && parse_line(line, out) == 0)
+			return 0;
+	return rc ? rc : -ENOENT;
+}
+
+/* By the one that is kept, when no descriptor is to be had. One at a time: see read_text(). */
+static int read_kept(int error, uint64_t addr, struct vma *out)
+{
+	struct kept *kept = get_kept();
+	int fd = kept_fd();
+	int rc;
+
+	if (fd < 0)
+		return error;
+	pthread_mutex_lock(&kept->reading);
+	rc = read_text(fd, addr, out);
+	pthread_mutex_unlock(&kept->reading);
+	return rc;
+}
+
+static int read_maps(uint64_t addr, struct vma *out)
+{
+	int fd, rc;
+
+	kept_fd(); /* for when there are none left */
+	fd = os_open("/proc/self/maps", O_RDONLY);
+	if (fd < 0)
+		return read_kept(fd, addr, out);
+	rc = read_text(fd, addr, out);
+	close(fd);
+	return rc;
 }
 
 int maps_next(uint64_t addr, struct vma *out)
@@ -150,7 +208,7 @@ int maps_next(uint64_t addr, struct vma *out)
 		rc = query(addr, out);
 	if (rc == -ENOTTY || rc == -EINVAL)
 		atomic_store_explicit(&no_query, true, memory_order_relaxed);
-	return rc && rc != -ENOENT ? read_text(addr, out) : rc;
+	return rc && rc != -ENOENT ? read_maps(addr, out) : rc;
 }
 
 int maps_walk(uint64_t start, uint64_t end, int (*each)(const struct vma *v, void *arg), void *arg)

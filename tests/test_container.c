@@ -9,8 +9,10 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "hold.h"
@@ -176,9 +178,46 @@ static int no_procmap(void *arg)
 	return 0;
 }
 
+/* The same when the program has used up its descriptors: a descriptor is kept, and one reads it at a time. */
+static void *check_often(void *page_)
+{
+	uintptr_t page = (uintptr_t)page_;
+	uintptr_t failures = 0;
+
+	for (int i = 0; i < 500; i++)
+		failures += hf_range_check(page, page + 4096, HF_READWRITE) != 0 || hf_range_check(4096, 8192, HF_READ) != -EFAULT;
+	return (void *)failures;
+}
+
+static int no_procmap_no_descriptor(void *arg)
+{
+	struct rule rule = { SYS_ioctl, IOCTL_PROCMAP, ENOTTY };
+	struct rlimit none;
+	pthread_t t[4];
+	void *failures;
+	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHILD_CHECK(page != MAP_FAILED && forbid(&rule, 1) == 0);
+	CHILD_CHECK(hf_range_check((uintptr_t)page, (uintptr_t)page + 4096, HF_READWRITE) == 0);
+	CHILD_CHECK(getrlimit(RLIMIT_NOFILE, &none) == 0);
+	none.rlim_cur = 0;
+	CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0 && dup(0) < 0);
+	for (int i = 0; i < 4; i++)
+		CHILD_CHECK(pthread_create(&t[i], NULL, check_often, page) == 0);
+	for (int i = 0; i < 4; i++)
+		CHILD_CHECK(pthread_join(t[i], &failures) == 0 && !failures);
+	/* What it reads is what is there now, and not what was there when it was opened. */
+	CHILD_CHECK(mprotect(page, 4096, PROT_READ) == 0);
+	CHILD_CHECK(hf_range_check((uintptr_t)page, (uintptr_t)page + 4096, HF_READWRITE) == -EACCES);
+	CHILD_CHECK(munmap(page, 4096) == 0);
+	CHILD_CHECK(hf_range_check((uintptr_t)page, (uintptr_t)page + 4096, HF_READWRITE) == -EFAULT);
+	return 0;
+}
+
 static void test_no_procmap_query(void **state)
 {
 	in_child_with_uffd(no_procmap);
+	in_child(no_procmap_no_descriptor);
 }
 
 /* No membarrier: readers fence themselves. */
