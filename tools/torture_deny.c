@@ -86,6 +86,12 @@ static void say(struct outcome *o, enum verdict v, const char *why)
 	snprintf(o->why, sizeof(o->why), "%s", why);
 }
 
+/* Who refuses says EBUSY, EACCES or EPERM: this is a kernel that has no such call, and nothing was refused. */
+static bool is_unknown_here(int err)
+{
+	return err == -EINVAL || err == -ENOSYS;
+}
+
 static void try_denied(struct judge *j, const struct change *c, struct ground *g, struct outcome *o)
 {
 	uint64_t stamp = ++j->serial * 0x9e3779b97f4a7c15u, id;
@@ -99,7 +105,9 @@ static void try_denied(struct judge *j, const struct change *c, struct ground *g
 	}
 	err = change_apply(c, g);
 	/* A row of several calls may well go on behind the one that was refused; one of a single call fails. */
-	if (bytes_stayed(g, stamp) && (err || c->kind != GROUND_PRIVATE)) {
+	if (is_unknown_here(err) && bytes_stayed(g, stamp)) {
+		say(o, VERDICT_CANNOT, g->why);
+	} else if (bytes_stayed(g, stamp) && (err || c->kind != GROUND_PRIVATE)) {
 		o->verdict = VERDICT_OK;
 		o->n.refused++;
 	} else if (c->flags & CHANGE_UNREFUSED) {
