@@ -26,10 +26,10 @@
 #include "thread.h"
 
 #define SANITIZED (CHECK_ASAN || CHECK_TSAN)
-#define WATCHDOG_SECONDS 180
+#define WATCHDOG_SECONDS 240
 #define CHILD_SECONDS 20
 /* 65 530 lines are read again and again before Linux 6.11; what was let go is uncharged a second later before 6.4. */
-#define SLOW_CHILD_SECONDS 60
+#define SLOW_CHILD_SECONDS 80
 #define TIMES(n) ((n) / (SANITIZED ? 8 : 1) / check_scale())
 #define TRIES 5000 /* 1 ms apart */
 #define LIMIT "max_bytes=4M"
