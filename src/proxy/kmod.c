@@ -49,6 +49,20 @@
  *                                                                kills the entry: told = 9
  *                              the hit: 9 and 8: not yet
  *
+ * It may have read more than it counted: of a change between the number and the events. Nobody
+ * wakes it for that, so it looks at the number once more when `told` is written:
+ *
+ *   A: munmap                  B: munmap                     event thread
+ *   ----------------------     -------------------------     -------------------------
+ *   event; moves = 8
+ *                                                            takes moves: 8
+ *                              event; moves = 9
+ *                                                            reads both, tells both
+ *                                                            told = 8; moves is 9: again
+ *                                                            told = 9; sleeps
+ *
+ * `model/kmod.pml` is the model of all this.
+ *
  * An event may be dropped, by the unsecure of its range, after it was counted and before it was
  * read. Then nobody wakes the event thread, and the numbers would differ until the next change: so
  * who unsecures looks, and wakes it.
@@ -84,7 +98,7 @@ struct kmod {
 	int wake_fd;
 	struct hf_sink *sink;
 	_Atomic bool stop;
-	bool telling;           /* the event thread's own: an index was busy, there is more to be told */
+	bool again;             /* the event thread's own: there is more to be told or counted; nobody will wake it */
 	struct os_thread thread;
 	struct holdfast_event batch[BATCH];
 };
@@ -122,8 +136,9 @@ static bool tell_all(struct kmod *k)
 
 /*
  * `told` is written when all that was counted has got through, and not before: while an index is
- * busy the numbers differ. When the descriptor was closed by the program they differ for ever:
- * nothing is cached any more, and nothing is stale.
+ * busy the numbers differ. It may be behind already, by a change whose event was read with the
+ * others: then all is done again. When the descriptor was closed by the program they differ for
+ * ever: nothing is cached any more, and nothing is stale.
  */
 static void serve(struct kmod *k)
 {
@@ -133,9 +148,11 @@ static void serve(struct kmod *k)
 	hf_changes_begin(k->sink);
 	seen = moves(k);
 	all = tell_all(k);
-	k->telling = hf_changes_end(k->sink) == -EAGAIN;
-	if (all && !k->telling)
-		atomic_store_explicit(&k->told, seen, memory_order_release);
+	k->again = hf_changes_end(k->sink) == -EAGAIN; /* an index was busy */
+	if (!all || k->again)
+		return;
+	atomic_store_explicit(&k->told, seen, memory_order_release);
+	k->again = moves(k) != seen;
 }
 
 static void take_wake(struct kmod *k)
@@ -152,14 +169,14 @@ static void *event_loop(void *p)
 	struct pollfd fds[2] = { { .fd = k->fd, .events = POLLIN }, { .fd = k->wake_fd, .events = POLLIN } };
 
 	for (;;) {
-		if (poll(fds, 2, k->telling ? 0 : -1) < 0)
+		if (poll(fds, 2, k->again ? 0 : -1) < 0)
 			os_sleep_us(100);
 		if (fds[1].revents)
 			take_wake(k);
 		if (atomic_load(&k->stop))
 			return NULL;
 		serve(k);
-		if (k->telling)
+		if (k->again)
 			sched_yield();
 		if (fds[0].revents & (POLLNVAL | POLLERR | POLLHUP))
 			fds[0].fd = -1;
