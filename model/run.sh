@@ -153,6 +153,34 @@ revoke  place  FLOW          PROBE=4
 revoke  place  FLOW          PROBE=5
 revoke  place  CLOSE         PROBE=6
 revoke  place  LEAVE         PROBE=7
+kmod  proof  UNMAP
+kmod  proof  UNMAP         MOVES_FIRST
+kmod  proof  HOLE
+kmod  proof  TWICE
+kmod  proof  BUSY
+kmod  proof  LOST
+kmod  I1     HOLE          COUNT_LATE
+kmod  I1     HOLE          GATE_FIRST
+kmod  I1     HOLE          NO_CLOCKS
+kmod  I1     HOLE          FILTERED
+kmod  I1     HOLE          PIN_FIRST
+kmod  I1     HOLE          NO_PLACEHOLDER
+kmod  I1     HOLE          NO_TURN
+kmod  I1     HOLE          TOLD_FIRST
+kmod  I1     LOST          TOLD_FAILED
+kmod  flux   HOLE          NO_RETRY
+kmod  flux   HOLE          NO_WAIT_FOR_END
+kmod  flux   HOLE          RETRY_UNLOCKED
+kmod  told   HOLE          NO_SECOND_LOOK
+kmod  told   AGAIN         NO_WAKE
+kmod  freed  AGAIN         DROP_FIRST
+kmod  place  HOLE          PROBE=2
+kmod  place  HOLE          PROBE=3
+kmod  place  HOLE          PROBE=4
+kmod  place  AGAIN         PROBE=5
+kmod  place  AGAIN         PROBE=6
+kmod  place  BUSY          PROBE=7
+kmod  place  LOST          PROBE=9
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -160,6 +188,9 @@ revoke  place  LEAVE         PROBE=7
 violation() {
 	case $1 in
 	I1)    echo '-E assertion violated .*(>=need|&&too_late)' ;;
+	flux)  echo '-E assertion violated .*armed' ;;
+	told)  echo '-E assertion violated .*told==moves' ;;
+	freed) echo '-E assertion violated .*queue&' ;;
 	I2)    echo '-E assertion violated .*(holders\[|reg_page\[[a-z]+\]!=0|nic\[|kept)' ;;
 	I4)    echo '-A invalid end state' ;;
 	pins)  echo '-E assertion violated .*pins==0' ;;
