@@ -6,7 +6,7 @@
 #   -l         the list of tests in this folder (tests.list; with --two: two.list)
 #   -t         the most seconds the guest gets (1800)
 #   --control  break it in every way that it should notice, and see that it does
-#   --all      --control, then the tests, then --two
+#   --all      --control, then the tests
 #   --two      two guests with an Ethernet between them
 #   --none     fetch, build and pack only
 # BUILD is a Meson build folder with the tests built. What is fetched stays in BUILD/guest/SERIES, what a run leaves
@@ -103,11 +103,9 @@ tests | all)
 	judge "guest $series" "$dir/run" || bad=1
 	;;
 esac
-case $mode in
-two | all)
-	[ "$mode" = two ] && [ -n "$list" ] || list=two.list
+if [ "$mode" = two ]; then
+	list=${list:-two.list}
 	. "$here/two.sh"
 	step "two guests"
-	;;
-esac
+fi
 exit "$bad"
