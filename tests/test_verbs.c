@@ -871,6 +871,7 @@ static unsigned rounds_wanted(unsigned usual)
 	return text ? (unsigned)atoi(text) : usual;
 }
 
+/* R28, R29 */
 static void test_revoke_is_final(void **state)
 {
 	struct side s = side_open("proxy=manual", "");

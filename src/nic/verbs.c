@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 
 #include "../os.h"
 #include "nic.h"
@@ -147,21 +146,12 @@ static int choose(struct verbs_nic *nic, const struct wish *w)
 	return rc == 1 ? verbs_why_no_device(w->device) : rc;
 }
 
-static bool before_6_5(void)
-{
-	unsigned major, minor;
-	struct utsname u;
-
-	return !uname(&u) && sscanf(u.release, "%u.%u", &major, &minor) == 2 && (major < 6 || (major == 6 && minor < 5));
-}
-
 static void look_at_device(struct verbs_nic *nic, const struct wish *w)
 {
 	struct ibv_device_attr_ex ex = { 0 };
 
 	nic->windows = nic->attr.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B;
 	nic->soft = nic->attr.vendor_id == SOFT_ROCE_VENDOR;
-	nic->early_soft = nic->soft && before_6_5();
 	nic->odp = !ibv_query_device_ex(nic->context, NULL, &ex) &&
 		   ex.odp_caps.general_caps & IBV_ODP_SUPPORT;
 	nic->port = w->port;

@@ -61,7 +61,6 @@ struct verbs_nic {
 	unsigned port; /* the one that was asked for; 0: any */
 	bool windows;  /* type 2B */
 	bool soft;     /* soft RoCE */
-	bool early_soft; /* ... before Linux 6.5: see verbs_qp.c */
 	bool odp;      /* could do without pinning; it is pinned all the same */
 	enum verbs_revoke revoke;
 	struct verbs_self self;

@@ -3,11 +3,10 @@
  * Queue pairs: reliable connections, each with a completion queue and a channel of its own.
  *
  *   open    RESET ─► INIT: receives can be posted            ready   ─► RTR ─► RTS: requests, too
- *   stop    ─► RESET: on every device the state in which nothing moves. When the call returns it has been reached: soft RoCE waits
- *           for what it has begun. The error state is only asked for there, and reached later. Destroyed is the queue pair by close(),
- *           for Linux 6.12 may crash when it is while the peer still sends. But before Linux 6.5 it is RESET that crashes then, for
- *           it takes the packets away from a task that is at one of them: there stop asks for the error state, frees the
- *           windows and destroys, which waits.
+ *   stop    ─► ERR, then the windows go, then the queue pair is destroyed. When that call returns nothing moves: soft RoCE waits for
+ *           what it has begun. The error state alone is only asked for there, and reached later; RESET waits, but Linux 6.1
+ *           takes the packets away from a task that is at one of them, and crashes, and on Linux 6.12 a packet that comes in the midst of
+ *           it can keep the queue pair for good: to destroy it then waits for 50 s, and the kernel warns.
  *
  * Every request is signaled, so completions say how far each queue is. What poll() isn't asked for yet is in the
  * stash: arm() and revoke() look, too.
@@ -495,15 +494,16 @@ int verbs_qp_arm(void *p)
 
 void verbs_qp_stop(void *p)
 {
+	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR }, reset = { .qp_state = IBV_QPS_RESET };
 	struct verbs_qp *q = p;
-	struct ibv_qp_attr attr = { .qp_state = q->nic->early_soft ? IBV_QPS_ERR : IBV_QPS_RESET };
-	int rc;
 
 	if (q->stopped)
 		return;
 	q->stopped = true;
-	rc = ibv_modify_qp(q->qp, &attr, IBV_QP_STATE);
+	ibv_modify_qp(q->qp, &error, IBV_QP_STATE);
 	verbs_window_leave(q);
-	if ((rc || q->nic->early_soft) && !ibv_destroy_qp(q->qp))
+	if (!ibv_destroy_qp(q->qp))
 		q->qp = NULL;
+	else
+		ibv_modify_qp(q->qp, &reset, IBV_QP_STATE);
 }
