@@ -1,16 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # RDMA in software: rxe over a pair of Ethernets, the user space finds it, and two programs talk through it.
 set -eu
-# busybox takes a command of its own before one of PATH: /bin/ip is the real one.
-modprobe veth
-modprobe rdma_rxe
-modprobe ib_uverbs
-/bin/ip link add veth0 type veth peer name veth1
-/bin/ip addr add 10.1.0.1/24 dev veth0
-/bin/ip link set veth0 up
-/bin/ip link set veth1 up
-rdma link add rxe0 type rxe netdev veth0
-trap 'rdma link delete rxe0; /bin/ip link delete veth0' EXIT
+. /t/rxe.sh
+rxe_up || exit 1
+trap rxe_down EXIT
 
 ibv_devinfo -d rxe0 -v >/out/ibv_devinfo.txt
 grep -q 'hca_id:.*rxe0' /out/ibv_devinfo.txt && grep -q 'state:.*PORT_ACTIVE' /out/ibv_devinfo.txt

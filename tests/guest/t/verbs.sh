@@ -1,23 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # The NIC verbs on soft RoCE: its tests, and the tools with it.   verbs.sh [SECONDS-OF-TORTURE]
 set -eu
-# busybox takes a command of its own before one of PATH: /bin/ip is the real one.
-modprobe veth
+. /t/rxe.sh
+rxe_up || exit 1
 modprobe dummy
-modprobe rdma_rxe
-modprobe ib_uverbs
 /bin/ip link set lo up
-/bin/ip link add veth0 type veth peer name veth1
-/bin/ip link set veth0 mtu 4500
-/bin/ip link set veth1 mtu 4500
-/bin/ip addr add 10.1.0.1/24 dev veth0
-/bin/ip link set veth0 up
-/bin/ip link set veth1 up
 /bin/ip link add other type dummy
 /bin/ip addr add 10.9.0.1/24 dev other
 /bin/ip link set other up
-rdma link add rxe0 type rxe netdev veth0
-trap 'rdma link delete rxe0; /bin/ip link delete veth0; /bin/ip link delete other; rm -f /tmp/verbs-mode-0666' EXIT
+trap 'rxe_down; /bin/ip link delete other; rm -f /tmp/verbs-mode-0666' EXIT
 export HF_TEST_NIC=verbs:rxe0 HF_TEST_OTHER=10.9.0.1
 chmod 0600 /dev/infiniband/uverbs0
 HF_TEST_FILTER=test_no_permission test_verbs
