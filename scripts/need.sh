@@ -3,7 +3,7 @@
 # Install the Debian packages that are missing: need.sh demo | check | bench | guest
 set -eu
 
-build="gcc libc6-dev meson ninja-build pkg-config liburing-dev libsodium-dev libibverbs-dev"
+build="gcc libc6-dev meson ninja-build pkg-config liburing-dev libsodium-dev libibverbs-dev librdmacm-dev"
 case "${1:-}" in
 demo)  packages="$build" ;;
 check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps iproute2" ;;

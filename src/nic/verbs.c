@@ -21,16 +21,17 @@
 
 struct wish {
 	char device[64]; /* "": any */
+	union verbs_sockaddr address; /* in the place of a device and a port */
 	unsigned port;   /* 0: any */
 	enum verbs_revoke revoke; /* 0: what is best */
 };
 
-/* ------------------------------------------------------------------ the argument: [DEVICE[/PORT]][,revoke=HOW] */
+/* ------------------------------------------------------------------ the argument: [DEVICE[/PORT]|ADDRESS][,revoke=HOW] */
 
 static int bad_argument(const char *arg)
 {
-	return hf_set_error(-EINVAL, "verbs: \"%s\" is not understood: give DEVICE, DEVICE/PORT, and ,revoke=window or "
-				     ",revoke=dereg, such as \"verbs:mlx5_0/1,revoke=dereg\"",
+	return hf_set_error(-EINVAL, "verbs: \"%s\" is not understood: give DEVICE, DEVICE/PORT or an address, and "
+				     ",revoke=window or ,revoke=dereg, such as \"verbs:mlx5_0/1,revoke=dereg\"",
 			    arg);
 }
 
@@ -45,11 +46,25 @@ static int parse_option(struct wish *w, const char *arg, const char *text)
 	return 0;
 }
 
+static int parse_address(struct wish *w, char *text, char *slash)
+{
+	int rc;
+
+	if (slash)
+		*slash = 0;
+	rc = verbs_address_parse(text, &w->address);
+	if (!rc && slash)
+		rc = hf_set_error(-EINVAL, "verbs: an address says which port it is: leave /%s behind %s out", slash + 1, text);
+	return rc;
+}
+
 static int parse_device(struct wish *w, const char *arg, char *text)
 {
 	char *slash = strchr(text, '/'), *end;
 	unsigned long port;
 
+	if (verbs_is_address(text))
+		return parse_address(w, text, slash);
 	if (slash) {
 		*slash = 0;
 		port = strtoul(slash + 1, &end, 10);
@@ -107,11 +122,12 @@ static int check_port(struct verbs_nic *nic, const struct wish *w)
 
 static int open_context(struct verbs_nic *nic, struct ibv_device *device, const struct wish *w)
 {
+	int rc;
+
 	snprintf(nic->name, sizeof(nic->name), "%s", ibv_get_device_name(device));
-	if (device->transport_type != IBV_TRANSPORT_IB)
-		return hf_set_error(-EOPNOTSUPP, "the RDMA device %s is neither InfiniBand nor RoCE: its connections can't be made beside "
-						 "a stream socket",
-				    nic->name);
+	rc = verbs_why_transport(device);
+	if (rc)
+		return rc;
 	errno = 0;
 	nic->context = ibv_open_device(device);
 	if (!nic->context)
@@ -155,6 +171,7 @@ static void look_at_device(struct verbs_nic *nic, const struct wish *w)
 	nic->odp = !ibv_query_device_ex(nic->context, NULL, &ex) &&
 		   ex.odp_caps.general_caps & IBV_ODP_SUPPORT;
 	nic->port = w->port;
+	nic->own = w->address;
 	nic->revoke = w->revoke ? w->revoke : nic->windows && !nic->soft ? VERBS_BY_WINDOW : VERBS_BY_DEREG;
 }
 
@@ -189,10 +206,14 @@ static int open_domain(struct verbs_nic *nic, const struct wish *w)
 	return rc;
 }
 
-static int open_all(struct verbs_nic *nic, const struct wish *w)
+static int open_all(struct verbs_nic *nic, struct wish *w)
 {
-	int rc = choose(nic, w);
+	int rc = 0;
 
+	if (w->address.any.sa_family)
+		rc = verbs_address_find(&w->address, w->device, &w->port);
+	if (!rc)
+		rc = choose(nic, w);
 	if (rc)
 		return rc;
 	rc = open_domain(nic, w);

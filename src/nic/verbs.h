@@ -30,6 +30,7 @@
 
 #include <holdfast/backend.h>
 #include <infiniband/verbs.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -53,12 +54,19 @@ struct verbs_self {
 	char *bounce;
 };
 
+union verbs_sockaddr {
+	struct sockaddr any; /* family 0: none */
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
 struct verbs_nic {
 	struct ibv_context *context;
 	struct ibv_pd *pd;
 	struct ibv_device_attr attr;
 	char name[64];
 	unsigned port; /* the one that was asked for; 0: any */
+	union verbs_sockaddr own; /* by which it was asked for, if so */
 	bool windows;  /* type 2B */
 	bool soft;     /* soft RoCE */
 	bool odp;      /* could do without pinning; it is pinned all the same */
@@ -131,8 +139,23 @@ extern const struct hf_nic_qp_ops verbs_qp_ops;
 
 /* verbs_why.c: sentences for what was answered; each returns the error */
 int verbs_why_no_device(const char *wanted);
+void verbs_list_devices(char *out, size_t size); /* those that libibverbs can drive; "": none */
+int verbs_why_transport(const struct ibv_device *d); /* 0: its connections can be made */
 int verbs_why_open(const struct ibv_device *d, int err);
 int verbs_why_reg(struct verbs_nic *nic, int err, uint64_t addr, uint64_t len, unsigned access);
+
+/* verbs_address.c: "192.168.1.5" or "[fe80::1%eth0]" in the place of a device's name */
+bool verbs_is_address(const char *text);
+int verbs_address_parse(const char *text, union verbs_sockaddr *out);
+/* Which device and port have it. */
+int verbs_address_find(const union verbs_sockaddr *a, char device[64], unsigned *port);
+#define VERBS_ADDRESS_TEXT (INET6_ADDRSTRLEN + 16)
+const char *verbs_address_text(const union verbs_sockaddr *a, char out[VERBS_ADDRESS_TEXT]);
+int verbs_why_not_local(const union verbs_sockaddr *a);
+int verbs_why_not_rdma(const union verbs_sockaddr *a);
+
+/* verbs_cm.c: the same, as librdmacm answers */
+int verbs_cm_find(const union verbs_sockaddr *a, char device[64], unsigned *port);
 
 /* verbs_mr.c */
 int verbs_reg(void *nic, uint64_t addr, uint64_t len, unsigned access, struct hf_nic_reg *out);

@@ -12,11 +12,12 @@
 #include <sys/socket.h>
 
 /* What a port's address is worth. */
-enum { NO_USE, LINK_LOCAL, USABLE, IPV4, THE_ONE };
+enum { NO_USE, LINK_LOCAL, USABLE, IPV4, OTHER_LINK, THE_ONE };
 
 struct want {
-	bool any; /* both ends are on this machine */
-	union ibv_gid gid;
+	bool any;          /* both ends are on this machine */
+	union ibv_gid gid; /* when any: rather this one, if it isn't 0 */
+	unsigned link;     /* the network interface of a link-local one: each VLAN of a port has the same */
 	char text[INET6_ADDRSTRLEN];
 };
 
@@ -36,32 +37,39 @@ static void want_v4(struct want *w, const struct in_addr *a)
 	inet_ntop(AF_INET, a, w->text, sizeof(w->text));
 }
 
-static void want_v6(struct want *w, const struct in6_addr *a)
+static void want_v6(struct want *w, const struct sockaddr_in6 *a)
 {
-	memcpy(w->gid.raw, a, 16);
-	w->any = IN6_IS_ADDR_LOOPBACK(a) || (is_v4(&w->gid) && a->s6_addr[12] == 127);
-	inet_ntop(AF_INET6, a, w->text, sizeof(w->text));
+	memcpy(w->gid.raw, &a->sin6_addr, 16);
+	w->any = IN6_IS_ADDR_LOOPBACK(&a->sin6_addr) || (is_v4(&w->gid) && a->sin6_addr.s6_addr[12] == 127);
+	w->link = a->sin6_scope_id;
+	inet_ntop(AF_INET6, &a->sin6_addr, w->text, sizeof(w->text));
 }
 
-static int find_want(int fd, struct want *w)
+static void want(struct want *w, const union verbs_sockaddr *a)
+{
+	*w = (struct want){ .any = true };
+	if (a->any.sa_family == AF_INET)
+		want_v4(w, &a->v4.sin_addr);
+	else if (a->any.sa_family == AF_INET6)
+		want_v6(w, &a->v6);
+}
+
+static int find_want(const struct verbs_nic *nic, int fd, struct want *w)
 {
 	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
+		union verbs_sockaddr ip;
 		struct sockaddr_storage storage;
 	} a;
 	socklen_t len = sizeof(a);
 
-	*w = (struct want){ .any = true };
-	if (fd < 0)
-		return 0;
-	if (getsockname(fd, &a.any, &len) < 0)
+	memset(&a, 0, sizeof(a));
+	if (fd >= 0 && getsockname(fd, &a.ip.any, &len) < 0)
 		return hf_set_error(-errno, "descriptor %d has no address of its own: %s", fd, strerror(errno));
-	if (a.any.sa_family == AF_INET)
-		want_v4(w, &a.v4.sin_addr);
-	else if (a.any.sa_family == AF_INET6)
-		want_v6(w, &a.v6.sin6_addr);
+	want(w, &a.ip);
+	if (w->any && nic->own.any.sa_family) {
+		want(w, &nic->own);
+		w->any = true;
+	}
 	return 0;
 }
 
@@ -76,8 +84,10 @@ static int worth(const struct ibv_gid_entry *e, const struct want *w)
 		return e->gid_index ? NO_USE : THE_ONE; /* the switched fabric knows one by its LID */
 	if (e->gid_type != IBV_GID_TYPE_ROCE_V2)
 		return NO_USE;
+	if (!memcmp(&e->gid, &w->gid, 16))
+		return w->link && e->ndev_ifindex != w->link ? OTHER_LINK : THE_ONE;
 	if (!w->any)
-		return memcmp(&e->gid, &w->gid, 16) ? NO_USE : THE_ONE;
+		return NO_USE;
 	return is_v4(&e->gid) ? IPV4 : e->gid.raw[0] == 0xfe ? LINK_LOCAL : USABLE;
 }
 
@@ -118,7 +128,7 @@ int verbs_find_place(struct verbs_nic *nic, int fd, struct verbs_place *out)
 	int best = NO_USE, rc;
 	struct want w;
 
-	rc = find_want(fd, &w);
+	rc = find_want(nic, fd, &w);
 	if (rc)
 		return rc;
 	for (unsigned i = first; i <= last && best < THE_ONE; i++)

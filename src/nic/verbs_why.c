@@ -38,7 +38,7 @@ static unsigned list_kernel(char *out, size_t size)
 	return n;
 }
 
-static void list_usable(char *out, size_t size)
+void verbs_list_devices(char *out, size_t size)
 {
 	struct ibv_device **list = ibv_get_device_list(NULL);
 	size_t at = 0;
@@ -58,7 +58,7 @@ int verbs_why_no_device(const char *wanted)
 {
 	char names[128];
 
-	list_usable(names, sizeof(names));
+	verbs_list_devices(names, sizeof(names));
 	if (names[0])
 		return hf_set_error(-ENODEV, "there is no RDMA device '%s' here, but: %s", wanted, names);
 	if (list_kernel(names, sizeof(names)))
@@ -67,6 +67,23 @@ int verbs_why_no_device(const char *wanted)
 				    names);
 	return hf_set_error(-ENODEV, "no RDMA device here: load its driver, or for software RDMA: modprobe rdma_rxe ib_uverbs "
 				     "&& rdma link add rxe0 type rxe netdev INTERFACE");
+}
+
+/* An iWARP device connects its queue pairs itself, over TCP, and only rdma_cm can tell it to. */
+int verbs_why_transport(const struct ibv_device *d)
+{
+	switch (d->transport_type) {
+	case IBV_TRANSPORT_IB:
+		return 0;
+	case IBV_TRANSPORT_IWARP:
+		return hf_set_error(-EOPNOTSUPP, "the RDMA device %s is an iWARP one: its queue pairs can only be connected by rdma_cm, "
+						 "holdfast connects them beside a stream socket: take an InfiniBand or RoCE device",
+				    d->name);
+	default:
+		return hf_set_error(-EOPNOTSUPP, "the RDMA device %s is neither InfiniBand nor RoCE (transport %d): holdfast can't make "
+						 "its connections",
+				    d->name, (int)d->transport_type);
+	}
 }
 
 /* libibverbs looks elsewhere when it may not open the device, and answers what became of that. */
