@@ -53,6 +53,7 @@ for test in "$build"/tests/test_* "$build"/tests/*_test; do
 	[ ! -f "$test" ] || [ ! -x "$test" ] || program "$test"
 done
 ! grep -q ibv_reg_mr "$tree"/lib/libholdfast.so* || : >"$tree/lib/holdfast-verbs" # for NEEDS: the NIC verbs is built in
+! grep -q rdma_bind_addr "$tree"/lib/libholdfast.so* || : >"$tree/lib/holdfast-rdmacm" # ... and finds devices by address
 for tool in ip rdma; do
 	program "$(command -v $tool)"
 done
@@ -65,7 +66,7 @@ program "$libs"/libibverbs/librxe-rdmav*.so usr/lib/x86_64-linux-gnu/libibverbs
 # What is loaded by name: by a thread that is cancelled, by a test of dlclose().
 cp -L /lib/x86_64-linux-gnu/libgcc_s.so.1 /lib/x86_64-linux-gnu/libBrokenLocale.so.1 "$tree/lib/"
 
-for name in virtio_net virtio_pci veth dummy rdma_rxe rdma_ucm ib_uverbs crc32_generic; do
+for name in virtio_net virtio_pci veth dummy rdma_rxe rdma_ucm ib_uverbs crc32_generic 8021q; do
 	module $name
 done
 ln -s "lib/modules/$kernel/extra" "$tree/modules"

@@ -42,3 +42,4 @@ else
 	echo "not ok - torture finds what is stale"
 fi
 tool perf-verbs holdfast perf --nic verbs:rxe0 --proxy uffd --seconds 4 --sizes 4K,1M
+[ ! -f /lib/holdfast-rdmacm ] || sh /t/verbs-address.sh
