@@ -189,6 +189,20 @@ static void expect_place(struct verbs_nic *nic)
 	}
 }
 
+/* What librdmacm keeps of the parent's device serves a forked child as well. */
+static int child_finds(void *arg)
+{
+	struct hf_switch *own;
+	struct hf_provider *p;
+	char name[160];
+
+	snprintf(name, sizeof(name), "verbs:%s", (char *)arg);
+	CHILD_CHECK(!hf_switch_open("proxy=manual", &own));
+	CHILD_CHECK(!hf_provider_open(own, name, NULL, &p));
+	CHILD_CHECK(!hf_provider_close(p) && !hf_switch_close(own));
+	return 0;
+}
+
 static void test_found(void **state)
 {
 	const char *device = getenv("HF_TEST_DEVICE"), *list = getenv("HF_TEST_ADDRESSES");
@@ -207,6 +221,8 @@ static void test_found(void **state)
 		hf_nic_verbs.close(nic);
 	}
 	assert_true(n > 0);
+	snprintf(copy, sizeof(copy), "%s", list);
+	assert_int_equal(check_child(child_finds, strtok_r(copy, " ", &save)), 0);
 }
 
 static void test_other_interface(void **state)

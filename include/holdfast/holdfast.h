@@ -149,10 +149,12 @@ int hf_unsecure(struct hf_switch *sw, uint64_t id);
  *                               IORING_SETUP_SINGLE_ISSUER.
  *   "verbs:DEVICE[/PORT]"       an RDMA device, or without an argument the first one; where it was built with libibverbs. Its data
  *                               path is beside the socket: both ends use it, and hf_send() waits for the peer's hf_recv()
+ *   "verbs:ADDRESS"             the device and port that have this IPv4 address, or IPv6 address in brackets: "verbs:192.168.1.5",
+ *                               "verbs:[fe80::1%eth0]"; where it was built with librdmacm
  *   "sim"                       no hardware, for tests; see holdfast/sim.h
  * `options`: as for hf_switch_open (max_bytes, max_count, cache, ...).
  *
- * Errors: -EINVAL, -ENOENT (no such NIC), -ENODEV, -EACCES, -ENETDOWN (device, permission, port), -EMFILE (64 on this switch, 256 in the process, or descriptors),
+ * Errors: -EINVAL, -ENOENT (no such NIC), -ENODEV, -EACCES, -ENETDOWN (device, permission, port), -EADDRNOTAVAIL (ADDRESS), -EMFILE (64 on this switch, 256 in the process, or descriptors),
  * -EAGAIN (no thread), -ENOMEM, -ENOSYS, -EPERM, -EOPNOTSUPP, -EBUSY, -EEXIST, as the NIC says.
  */
 int hf_provider_open(struct hf_switch *sw, const char *nic, const char *options,
