@@ -10,10 +10,7 @@
  */
 #include "uring.h"
 
-#include <endian.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,19 +19,12 @@
 #include <time.h>
 
 #include "../os.h"
+#include "stream.h"
 
-#define WIRE_MAGIC 0x54464448u /* "HDFT" */
 #define WIRE_VERSION 1
 #define WIRE_MESSAGE 1
 
-struct wire {
-	uint32_t magic;
-	uint16_t version;
-	uint16_t type;
-	uint32_t length;
-	uint32_t check; /* of the fields before: chance bytes are not taken for a header */
-};
-_Static_assert(sizeof(struct wire) == 16, "the header on the wire has no padding");
+static const struct stream_kind message = { "uring", 0x54464448u /* "HDFT" */, WIRE_VERSION | WIRE_MESSAGE << 16 };
 
 struct uring_conn {
 	struct uring_nic *nic;
@@ -47,22 +37,7 @@ struct uring_conn {
 	uint32_t length; /* (rx) of that message */
 };
 
-static uint32_t wire_check(uint32_t length)
-{
-	return ~(WIRE_MAGIC ^ (length * 0x9e3779b1u));
-}
-
 /* ------------------------------------------------------------------ sockets */
-
-static int wait_for(int fd, short events)
-{
-	struct pollfd p = { .fd = fd, .events = events };
-
-	while (poll(&p, 1, -1) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return p.revents & POLLNVAL ? -EBADF : 0;
-}
 
 /*
  * A kernel without RWF_NOSIGNAL sends SIGPIPE to the thread that writes to a closed socket. It is
@@ -97,49 +72,6 @@ static void sigpipe_restore(const struct sigpipe *s, int rc)
 	pthread_sigmask(SIG_SETMASK, &s->old, NULL);
 }
 
-static int send_header(int fd, uint32_t length)
-{
-	struct wire w = { htole32(WIRE_MAGIC), htole16(WIRE_VERSION), htole16(WIRE_MESSAGE),
-			  htole32(length), htole32(wire_check(length)) };
-
-	for (size_t done = 0; done < sizeof(w);) {
-		ssize_t n = send(fd, (char *)&w + done, sizeof(w) - done,
-				 MSG_NOSIGNAL | (length ? MSG_MORE : 0));
-		int rc = 0;
-
-		if (n >= 0)
-			done += (size_t)n;
-		else if (errno == EAGAIN)
-			rc = wait_for(fd, POLLOUT);
-		else if (errno != EINTR)
-			rc = -errno;
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-/* 0, -ECONNRESET at the end of the stream, or what the socket says. */
-static int recv_header(int fd, struct wire *w)
-{
-	for (size_t done = 0; done < sizeof(*w);) {
-		ssize_t n = recv(fd, (char *)w + done, sizeof(*w) - done, MSG_WAITALL);
-		int rc = 0;
-
-		if (n > 0)
-			done += (size_t)n;
-		else if (n == 0)
-			rc = -ECONNRESET;
-		else if (errno == EAGAIN)
-			rc = wait_for(fd, POLLIN);
-		else if (errno != EINTR)
-			rc = -errno;
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
 static int move_payload(struct uring_conn *c, enum uring_dir dir, const struct hf_region *r,
 			uint64_t addr, uint64_t len)
 {
@@ -153,7 +85,7 @@ static int move_payload(struct uring_conn *c, enum uring_dir dir, const struct h
 		if (n == 0)
 			return dir == URING_IN ? -ECONNRESET : -EPIPE;
 		if (n == -EAGAIN)
-			n = wait_for(c->fd, dir == URING_IN ? POLLIN : POLLOUT);
+			n = stream_wait(c->fd, dir == URING_IN ? POLLIN : POLLOUT);
 		if (n)
 			return n;
 	}
@@ -161,28 +93,6 @@ static int move_payload(struct uring_conn *c, enum uring_dir dir, const struct h
 }
 
 /* ------------------------------------------------------------------ the operations */
-
-static int check_socket(int fd)
-{
-	struct sockaddr_storage peer;
-	socklen_t len = sizeof(int);
-	int type;
-
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
-		return hf_set_error(-errno, "a connection needs a stream socket; descriptor %d: %s", fd,
-				    strerror(errno));
-	if (type != SOCK_STREAM)
-		return hf_set_error(-EINVAL,
-				    "a connection needs a stream socket; descriptor %d is of another "
-				    "type: use SOCK_STREAM",
-				    fd);
-	len = sizeof(peer);
-	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
-		return hf_set_error(-errno,
-				    "descriptor %d has no peer (%s): connect or accept it first", fd,
-				    strerror(errno));
-	return 0;
-}
 
 static int prepare(struct uring_nic *nic, int fd)
 {
@@ -192,7 +102,7 @@ static int prepare(struct uring_nic *nic, int fd)
 		return hf_set_error(-EOPNOTSUPP, "uring: the ring is the program's own: holdfast can't "
 						 "submit to it; use a provider on \"uring\" for "
 						 "connections");
-	rc = check_socket(fd);
+	rc = stream_prepare(fd);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&nic->lock);
@@ -203,7 +113,7 @@ static int prepare(struct uring_nic *nic, int fd)
 
 int uring_attach(void *nic, int fd, void **out)
 {
-	int rc = prepare(nic, fd), on = 1;
+	int rc = prepare(nic, fd);
 	struct uring_conn *c;
 
 	if (rc)
@@ -215,8 +125,6 @@ int uring_attach(void *nic, int fd, void **out)
 	c->fd = fd;
 	pthread_mutex_init(&c->tx, NULL);
 	pthread_mutex_init(&c->rx, NULL);
-	/* The end of a message must not wait for an acknowledgement. A unix socket has no such option. */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	*out = c;
 	return 0;
 }
@@ -258,7 +166,7 @@ static int send_message(struct uring_conn *c, const struct hf_region *r, uint64_
 	struct sigpipe s;
 	int rc;
 
-	rc = send_header(c->fd, len);
+	rc = stream_send_header(c->fd, &message, len, len ? MSG_MORE : 0);
 	if (rc || !len)
 		return rc;
 	if (c->nic->caps.nosignal)
@@ -275,38 +183,22 @@ int uring_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 	int rc;
 
 	if (len > UINT32_MAX)
-		return hf_set_error(
-			-EMSGSIZE, "a message has at most 4 GiB - 1 byte; %llu asked: send it in parts",
-			(unsigned long long)len);
+		return stream_why_length(len);
 	pthread_mutex_lock(&c->tx);
 	if (!c->tx_error)
 		c->tx_error = send_message(c, r, addr, (uint32_t)len);
 	rc = c->tx_error;
 	pthread_mutex_unlock(&c->tx);
-	if (rc)
-		return hf_set_error(
-			rc, "the message of %llu bytes could not be sent: %s; open a new connection",
-			(unsigned long long)len, strerror(-rc));
-	return 0;
+	return stream_why_send(rc, len);
 }
 
 /* (rx) The next message's length, unless it was kept. */
 static int next_message(struct uring_conn *c)
 {
-	struct wire w;
-	int rc;
+	int rc = c->kept ? 0 : stream_recv_header(c->fd, &message, &c->length);
 
-	if (c->kept)
-		return 0;
-	rc = recv_header(c->fd, &w);
-	if (rc)
-		return rc;
-	c->length = le32toh(w.length);
-	if (le32toh(w.magic) != WIRE_MAGIC || le16toh(w.version) != WIRE_VERSION ||
-	    le16toh(w.type) != WIRE_MESSAGE || le32toh(w.check) != wire_check(c->length))
-		return -EPROTO;
-	c->kept = true;
-	return 0;
+	c->kept = !rc;
+	return rc;
 }
 
 /* (rx) 0 or the error that stays; -EMSGSIZE is none. */
@@ -322,27 +214,6 @@ static int recv_message(struct uring_conn *c, const struct hf_region *r, uint64_
 	if (!rc)
 		c->kept = false;
 	return rc;
-}
-
-static int why_recv(int rc, uint64_t len, uint64_t got)
-{
-	switch (rc) {
-	case -EMSGSIZE:
-		return hf_set_error(
-			rc,
-			"the message has %llu bytes, the buffer %llu: it is kept, receive it into a "
-			"larger one",
-			(unsigned long long)got, (unsigned long long)len);
-	case -EPROTO:
-		return hf_set_error(
-			rc,
-			"what arrived is not a holdfast message of version %d: the peer must use "
-			"hf_send(), and nothing else may use the socket",
-			WIRE_VERSION);
-	default:
-		return hf_set_error(rc, "nothing more can be received: %s; open a new connection",
-				    strerror(-rc));
-	}
 }
 
 int uring_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len, uint64_t *got)
@@ -361,5 +232,5 @@ int uring_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 			c->rx_error = rc;
 	}
 	pthread_mutex_unlock(&c->rx);
-	return rc ? why_recv(rc, len, *got) : 0;
+	return stream_why_recv(rc, &message, len, *got);
 }

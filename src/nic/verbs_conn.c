@@ -22,8 +22,6 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -31,6 +29,7 @@
 #include <sys/socket.h>
 
 #include "../os.h"
+#include "stream.h"
 
 #define CHUNK (1ull << 20)
 #define BATCH 32u
@@ -38,7 +37,6 @@
 #define LAST_ACKS_NS 1000000000ull /* the peer has all, and has closed: its NIC's answers are on their way */
 
 #define HELLO_MAGIC 0x48564648u /* "HFVH" */
-#define MESSAGE_MAGIC 0x4d564648u /* "HFVM" */
 #define WIRE_VERSION 1
 
 struct hello {
@@ -46,9 +44,7 @@ struct hello {
 	uint8_t tx[HF_QP_ADDRESS], rx[HF_QP_ADDRESS];
 };
 
-struct header {
-	uint32_t magic, version, length, check;
-};
+static const struct stream_kind message = { "verbs", 0x4d564648u /* "HFVM" */, WIRE_VERSION };
 
 enum { GO, DATA, KINDS };
 
@@ -69,61 +65,6 @@ struct verbs_conn {
 	int setup_error; /* (setup) */
 	struct lane tx, rx;
 };
-
-/* ------------------------------------------------------------------ the stream */
-
-static int wait_stream(int fd, short events)
-{
-	struct pollfd p = { .fd = fd, .events = events };
-
-	while (poll(&p, 1, -1) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return p.revents & POLLNVAL ? -EBADF : 0;
-}
-
-static int stream_write(int fd, const void *data, size_t len)
-{
-	for (size_t done = 0; done < len;) {
-		ssize_t n = send(fd, (const char *)data + done, len - done, MSG_NOSIGNAL);
-		int rc = 0;
-
-		if (n >= 0)
-			done += (size_t)n;
-		else if (errno == EAGAIN)
-			rc = wait_stream(fd, POLLOUT);
-		else if (errno != EINTR)
-			rc = -errno;
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static int stream_read(int fd, void *data, size_t len)
-{
-	for (size_t done = 0; done < len;) {
-		ssize_t n = recv(fd, (char *)data + done, len - done, MSG_WAITALL);
-		int rc = 0;
-
-		if (n > 0)
-			done += (size_t)n;
-		else if (n == 0)
-			rc = -ECONNRESET;
-		else if (errno == EAGAIN)
-			rc = wait_stream(fd, POLLIN);
-		else if (errno != EINTR)
-			rc = -errno;
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static uint32_t check_of(uint32_t length)
-{
-	return ~(MESSAGE_MAGIC ^ (length * 0x9e3779b1u));
-}
 
 /* ------------------------------------------------------------------ a lane */
 
@@ -216,25 +157,6 @@ static int fail(struct lane *l, int rc)
 
 /* ------------------------------------------------------------------ attach, detach */
 
-static int check_socket(int fd)
-{
-	struct sockaddr_storage peer;
-	socklen_t len = sizeof(int);
-	int type, on = 1;
-
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
-		return hf_set_error(-errno, "a connection needs a stream socket; descriptor %d: %s", fd, strerror(errno));
-	if (type != SOCK_STREAM)
-		return hf_set_error(-EINVAL, "a connection needs a stream socket; descriptor %d is of another type: use "
-					     "SOCK_STREAM",
-				    fd);
-	len = sizeof(peer);
-	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
-		return hf_set_error(-errno, "descriptor %d has no peer (%s): connect or accept it first", fd, strerror(errno));
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* a unix socket has no such option */
-	return 0;
-}
-
 static int attach(struct verbs_conn *c)
 {
 	struct hello h = { htole32(HELLO_MAGIC), htole32(WIRE_VERSION), { 0 }, { 0 } };
@@ -248,13 +170,13 @@ static int attach(struct verbs_conn *c)
 		rc = post(&c->tx, HF_QP_RECV, NULL, 0, 0, GO);
 	if (rc)
 		return rc;
-	rc = stream_write(c->fd, &h, sizeof(h));
+	rc = stream_write(c->fd, &h, sizeof(h), 0);
 	return rc ? hf_set_error(rc, "verbs: the peer can't be greeted: %s", strerror(-rc)) : 0;
 }
 
 int verbs_attach(void *nic, int fd, void **out)
 {
-	int rc = check_socket(fd);
+	int rc = stream_prepare(fd);
 	struct verbs_conn *c;
 
 	if (rc)
@@ -347,11 +269,10 @@ static int send_batch(struct verbs_conn *c, const struct hf_region *r, uint64_t 
 
 static int send_message(struct verbs_conn *c, const struct hf_region *r, uint64_t addr, uint32_t len)
 {
-	struct header h = { htole32(MESSAGE_MAGIC), htole32(WIRE_VERSION), htole32(len), htole32(check_of(len)) };
 	int rc = connected(c);
 
 	if (!rc)
-		rc = stream_write(c->fd, &h, sizeof(h));
+		rc = stream_send_header(c->fd, &message, len, 0);
 	for (uint64_t at = 0; at < len && !rc; at += BATCH * CHUNK)
 		rc = send_batch(c, r, addr + at, len - at);
 	return rc;
@@ -363,17 +284,13 @@ int verbs_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 	int rc;
 
 	if (len > UINT32_MAX)
-		return hf_set_error(-EMSGSIZE, "a message has at most 4 GiB - 1 byte; %llu asked: send it in parts",
-				    (unsigned long long)len);
+		return stream_why_length(len);
 	pthread_mutex_lock(&c->tx.lock);
 	rc = c->tx.error;
 	if (!rc && (rc = send_message(c, r, addr, (uint32_t)len)))
 		fail(&c->tx, rc);
 	pthread_mutex_unlock(&c->tx.lock);
-	if (rc)
-		return hf_set_error(rc, "the message of %llu bytes could not be sent: %s; open a new connection",
-				    (unsigned long long)len, strerror(-rc));
-	return 0;
+	return stream_why_send(rc, len);
 }
 
 /* ------------------------------------------------------------------ receive */
@@ -381,22 +298,15 @@ int verbs_send(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 /* (rx) The next message's length, unless it was kept. */
 static int next_message(struct verbs_conn *c)
 {
-	struct header h;
 	int rc;
 
 	if (c->rx.kept)
 		return 0;
 	rc = connected(c);
 	if (!rc)
-		rc = stream_read(c->fd, &h, sizeof(h));
-	if (rc)
-		return rc;
-	c->rx.length = le32toh(h.length);
-	if (le32toh(h.magic) != MESSAGE_MAGIC || le32toh(h.version) != WIRE_VERSION ||
-	    le32toh(h.check) != check_of(c->rx.length))
-		return -EPROTO;
-	c->rx.kept = true;
-	return 0;
+		rc = stream_recv_header(c->fd, &message, &c->rx.length);
+	c->rx.kept = !rc;
+	return rc;
 }
 
 /* (rx) The end of "go" is not waited for: bytes that came say that it has arrived. */
@@ -430,21 +340,6 @@ static int recv_message(struct verbs_conn *c, const struct hf_region *r, uint64_
 	return rc;
 }
 
-static int why_recv(int rc, uint64_t len, uint64_t got)
-{
-	switch (rc) {
-	case -EMSGSIZE:
-		return hf_set_error(rc, "the message has %llu bytes, the buffer %llu: it is kept, receive it into a larger one",
-				    (unsigned long long)got, (unsigned long long)len);
-	case -EPROTO:
-		return hf_set_error(rc, "what arrived is not a message of the NIC verbs, version %d: the peer must use hf_send() "
-					"with that NIC, and nothing else may use the socket",
-				    WIRE_VERSION);
-	default:
-		return hf_set_error(rc, "nothing more can be received: %s; open a new connection", strerror(-rc));
-	}
-}
-
 int verbs_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t len, uint64_t *got)
 {
 	struct verbs_conn *c = conn;
@@ -461,5 +356,5 @@ int verbs_recv(void *conn, const struct hf_region *r, uint64_t addr, uint64_t le
 			fail(&c->rx, rc);
 	}
 	pthread_mutex_unlock(&c->rx.lock);
-	return rc ? why_recv(rc, len, *got) : 0;
+	return stream_why_recv(rc, &message, len, *got);
 }
