@@ -582,6 +582,29 @@ static void test_revoke_fails(void **state)
 	mem_unmap(&y);
 }
 
+/* Nor is what b was told to have arrived lost by that: nobody has taken it in at a when its connection ends. */
+static void test_revoke_fails_takes_in(void **state)
+{
+	struct mem x;
+	struct pair t;
+
+	pair_open(&t, "proxy=manual", NULL, NULL, true);
+	x = mem_expose(&t.a, 4096, HF_WRITE);
+	for (int i = 0; i < 2; i++)
+		check_ok(hf_post_recv(t.a.s, NULL, 0, NULL));
+	EVENTUALLY(credits_of(&t.b) == 2);
+	atomic_store(&fake_qp.silent, 1);
+	check_ok(hf_post_send(t.b.s, NULL, 0, NULL));
+	EVENTUALLY(atomic_load(&fake_qp.chunks) == 1);
+	assert_int_equal(polled(&t.b).status, 0);
+	atomic_store(&fake_qp.fail_revoke_in, 1);
+	check_ok(hf_mr_dereg(t.a.s, x.mr));
+	expect(&t.a, HF_OP_RECV, 0);
+	expect(&t.a, HF_OP_RECV, -ECONNRESET);
+	pair_close(&t);
+	mem_unmap(&x);
+}
+
 /* ------------------------------------------------------------------ exposing takes time */
 
 struct exposer {
@@ -1403,6 +1426,7 @@ int main(void)
 		CASE(test_revoke_in_a_write),
 		CASE(test_revoke_in_a_read),
 		CASE(test_revoke_fails),
+		CASE(test_revoke_fails_takes_in),
 		CASE(test_expose_takes_time),
 		CASE(test_without_the_engine),
 		CASE(test_expose_fails),

@@ -412,6 +412,7 @@ static void close_window(struct hf_sock *s, struct san_mr *mr)
 	mr->window = NULL;
 	if (!s->qp->ops->revoke(s->qp->qp, window))
 		return;
+	qp_take_last(s); /* the peer may have been told that it has come */
 	stop(s->qp);
 	s->qp->ops->revoke(s->qp->qp, window);
 	sock_fail(s, -ECONNRESET);
