@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
 # Check the models beside it with Spin: run.sh [PATTERN]. With a pattern only the lines of the table
-# below that match it. A proof must be an exhaustive search without an error. A refutation must find a
-# violation of the property named. A place must be reached. JOBS (2) run at once; CC (gcc).
+# below that match it. A proof must be an exhaustive search without an error; `ends`: one in which no run goes on for
+# ever. A refutation must find a violation of the property named. A place must be reached. JOBS (2) run at once; CC (gcc).
 # Exit status: 0 all as expected, 1 something was not, 77 there is no Spin here.
 set -u
 
@@ -181,6 +181,44 @@ kmod  place  AGAIN         PROBE=5
 kmod  place  AGAIN         PROBE=6
 kmod  place  BUSY          PROBE=7
 kmod  place  LOST          PROBE=9
+qp  proof  CLOSE
+qp  proof  KILL
+qp  proof  REVOKE
+qp  proof  READY
+qp  proof  ORDERLY
+qp  ends   ORDERLY
+qp  once   CLOSE         UNLOCKED
+qp  memory ORDERLY       BELIEVED_FIRST
+qp  memory ORDERLY       NO_DESTROY
+qp  memory CLOSE         RELEASE_FIRST
+qp  R28    REVOKE        PUT_FIRST
+qp  R28    REVOKE        WINDOW_ONLY
+qp  R28    REVOKE        GOES_ON
+qp  rnr    ORDERLY       NO_CREDIT
+qp  rnr    ORDERLY       CREDIT_FIRST
+qp  ready  READY         NO_READY
+qp  ready  READY         READY_FIRST
+qp  heard  ORDERLY       NO_LAST_WORDS
+qp  heard  ORDERLY       NO_BELIEF
+qp  heard  ORDERLY       NO_LOOK
+qp  heard  ORDERLY       STOP_FIRST
+qp  heard  ORDERLY       MESSAGES_ONLY
+qp  heard  CLOSE         DONE_FIRST
+qp  lost   ORDERLY       SWALLOWED
+qp  lost   REVOKE        STOP_LOSES
+qp  truth  ORDERLY       NO_FENCE
+qp  truth  CLOSE         DONE_EARLY
+qp  I4     REVOKE        NO_SHUTDOWN
+qp  place  ORDERLY       PROBE=1
+qp  place  ORDERLY       PROBE=2
+qp  place  ORDERLY       PROBE=3
+qp  place  REVOKE        PROBE=4
+qp  place  CLOSE         PROBE=5
+qp  place  REVOKE        PROBE=6
+qp  place  REVOKE        PROBE=7
+qp  place  CLOSE         PROBE=8
+qp  place  CLOSE         PROBE=9
+qp  place  KILL          PROBE=10
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -201,24 +239,30 @@ violation() {
 	S3)    echo '-E assertion violated .*(promised|mapped)' ;;
 	S4)    echo '-A invalid end state' ;;
 	S5)    echo '-E assertion violated .*truly' ;;
-	R28)   echo '-E assertion violated .*(returned|key\[)' ;;
+	R28)   echo '-E assertion violated .*(returned|key\[|let_go)' ;;
 	free)  echo '-E assertion violated .*freed' ;;
 	room)  echo '-E assertion violated .*answers' ;;
-	once)  echo '-E assertion violated .*completions' ;;
+	once)  echo '-E assertion violated .*completions\[.*==1' ;;
+	memory) echo '-E assertion violated .*(begun|receives)\[.*qp\[' ;;
+	rnr)   echo '-E assertion violated .*filled.*<receives' ;;
+	ready) echo '-E assertion violated .*qp\[0\]!=0' ;;
+	heard) echo '-E assertion violated .*(bye_was_said|<k)' ;;
+	lost)  echo '-E assertion violated .*fine_then' ;;
+	truth) echo '-E assertion violated .*carried' ;;
 	place) echo "-E assertion violated .*${2#PROBE=}!=${2#PROBE=}" ;;
 	esac
 }
 
 # Compile and search in the current directory; the output goes to `out`.
-search() { # optimisation, pan's option, -D...
-	optimisation=$1 option=$2
-	shift 2
+search() { # optimisation, what pan looks for, pan's option, -D...
+	optimisation=$1 what=$2 option=$3
+	shift 3
 	"${SPIN:-spin}" -a "$@" "$model" >out 2>&1 || return
 	# pan.c is Spin's: its warnings are no news. MEMLIM: MiB, two at once.
 	compiler=${CC:-gcc}
 	# The most of a short search is compiling, and clang takes half the time for that.
 	[ "$optimisation" = -O0 ] && command -v clang >/dev/null && compiler=${CC:-clang}
-	$compiler -w "$optimisation" -DSAFETY -DMEMLIM=900 -o pan pan.c >>out 2>&1 || return
+	$compiler -w "$optimisation" "$what" -DMEMLIM=900 -o pan pan.c >>out 2>&1 || return
 	./pan -m10000 -w22 ${option:+"$option"} >>out 2>&1
 }
 
@@ -244,11 +288,14 @@ one() { # model, expectation, configuration, change
 	if ! known "$2" ${3:+"$3"}; then
 		echo "$name.pml has no $2 ${3:-}" >out
 	elif [ "$1" = proof ]; then
-		search -Og '' "-D$2" ${3:+"-D$3"}
+		search -Og -DSAFETY '' "-D$2" ${3:+"-D$3"}
 		proved && verdict=ok
+	elif [ "$1" = ends ]; then # no step is marked as progress, so each cycle is one without
+		search -Og -DNP -l "-D$2" ${3:+"-D$3"}
+		proved && grep -q 'non-progress cycles.*+' out && verdict=ok
 	else
 		violation=$(violation "$1" "${3:-}")
-		search -O0 "${violation%% *}" "-DWANT_$1" "-D$2" ${3:+"-D$3"}
+		search -O0 -DSAFETY "${violation%% *}" "-DWANT_$1" "-D$2" ${3:+"-D$3"}
 		grep -qE "^pan:1: ${violation#* }" out && verdict=ok
 	fi
 	found=$(sed -n 's/^pan:1: \(.*\) (at depth.*/\1/p' out)
