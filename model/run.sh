@@ -186,7 +186,9 @@ qp  proof  KILL
 qp  proof  REVOKE
 qp  proof  READY
 qp  proof  ORDERLY
+qp  proof  WAKE
 qp  ends   ORDERLY
+qp  ends   WAKE
 qp  once   CLOSE         UNLOCKED
 qp  memory ORDERLY       BELIEVED_FIRST
 qp  memory ORDERLY       NO_DESTROY
@@ -209,6 +211,9 @@ qp  lost   REVOKE        STOP_LOSES
 qp  truth  ORDERLY       NO_FENCE
 qp  truth  CLOSE         DONE_EARLY
 qp  I4     REVOKE        NO_SHUTDOWN
+qp  wake   WAKE          ASKED_LAST
+qp  wake   WAKE          NO_LAST_KICK
+qp  wake   WAKE          NO_FIRST_KICK
 qp  place  ORDERLY       PROBE=1
 qp  place  ORDERLY       PROBE=2
 qp  place  ORDERLY       PROBE=3
@@ -219,6 +224,7 @@ qp  place  REVOKE        PROBE=7
 qp  place  CLOSE         PROBE=8
 qp  place  CLOSE         PROBE=9
 qp  place  KILL          PROBE=10
+qp  place  WAKE          PROBE=11
 '
 
 # What pan prints when this property is violated, and which others it is told to leave aside:
@@ -232,7 +238,7 @@ violation() {
 	I2)    echo '-E assertion violated .*(holders\[|reg_page\[[a-z]+\]!=0|nic\[|kept)' ;;
 	I4)    echo '-A invalid end state' ;;
 	pins)  echo '-E assertion violated .*pins==0' ;;
-	wake)  echo '-E assertion violated .*waiting==0' ;;
+	wake)  echo '-E assertion violated .*(waiting==0|taken==4)' ;;
 	hit)   echo '-E assertion violated .*(place_word>>|range\[e\]==wanted)' ;;
 	S1)    echo '-E assertion violated .*>=need' ;;
 	S2)    echo '-E assertion violated .*at_trap' ;;
