@@ -75,6 +75,19 @@
 #define ROLE1 GETTER
 #define NOT_COLD
 #define LET_GO 1
+#elif defined(LATER)
+#define ROLE0 HOLER
+#define ROUNDS0 2
+#define ROLE1 GETTER
+#define ROUNDS1 2
+#define NOT_COLD
+#define LET_GO 0
+#elif defined(THRICE)
+#define ROLE0 HOLER
+#define ROLE1 GETTER
+#define ROUNDS1 3
+#define NOT_COLD
+#define LET_GO 0
 #elif defined(BUSY)
 #define ROLE0 HOLER
 #define ROLE1 GETTER
@@ -123,6 +136,7 @@
 #define READ_MORE      5 /* told, and there was more than had been counted */
 #define EVENT_DROPPED  6 /* an event is dropped by unsecure */
 #define INDEX_BUSY     7 /* the event thread finds the index locked */
+#define HIT_AGAIN      8 /* by what was remembered after a change was told */
 #define READ_LOST      9 /* everything has changed, says the module */
 
 /* What becomes of an entry, and with it of its range. */
@@ -188,6 +202,9 @@ byte moves;             /* head->changes */
 /* hf_invalidate(). The count can be seen without the lock. */
 inline invalidate(r, foreign)
 {
+#ifdef COUNT_FIRST
+	moves = moves + armed[r];
+#endif
 	d_step {
 		!spin ->
 			spin = true;
@@ -202,6 +219,8 @@ inline invalidate(r, foreign)
 	}
 #ifdef COUNT_LATE
 	d_step { count = count + tell; tell = false; spin = false }
+#elif defined(COUNT_FIRST)
+	d_step { tell = false; spin = false }
 #else
 	d_step { moves = moves + tell; tell = false; spin = false }
 #endif
@@ -445,6 +464,12 @@ proctype program_thread(byte role; byte rounds; byte recent)
 			fi;
 #endif
 			I1_NOT_STALE(reg_page[recent]);
+#ifdef PROBE
+			if
+			:: told > 0 -> PASSES(HIT_AGAIN)
+			:: else
+			fi;
+#endif
 			goto next
 		}
 
@@ -566,17 +591,22 @@ next:
 
 /* ------------------------------------------------------------------ the library's threads */
 
-/* Everything at BUF goes: what is cached, and what is on its way there. The index is locked. */
+#define DOOM(e) state[e] = ((kept & BIT(e)) && IS_PENDING(e) -> DOOMED : state[e])
+
+/*
+ * What is told goes: what is cached, and what is on its way there. The index is locked. An event tells of its own range only, as if each
+ * entry were at a place of its own; in the source all goes that is at the place that changed.
+ */
 inline mark()
 {
 #ifndef NO_PLACEHOLDER
-	state[0] = (IS_PENDING(0) -> DOOMED : state[0]);
-	state[1] = (IS_PENDING(1) -> DOOMED : state[1]);
-	state[2] = (IS_PENDING(2) -> DOOMED : state[2]);
-	state[3] = (IS_PENDING(3) -> DOOMED : state[3]);
+	DOOM(0);
+	DOOM(1);
+	DOOM(2);
+	DOOM(3);
 #endif
 	if
-	:: index != NONE ->
+	:: index != NONE && (kept & BIT(index)) ->
 		state[index] = DEAD;
 		index = NONE;
 #ifndef NO_TURN
@@ -584,9 +614,14 @@ inline mark()
 #endif
 	:: else
 	fi;
-	kept = false
+	kept = 0
 }
 
+#ifdef TOLD_BUSY
+#define IS_TOLD true
+#else
+#define IS_TOLD !telling
+#endif
 #ifdef TOLD_FAILED
 #define ALL_READ true
 #else
@@ -598,7 +633,7 @@ proctype event_thread()
 {
 	byte seen;
 	byte bad_reads = BAD_READS;
-	bool kept;     /* read, and not told yet */
+	byte kept;     /* bits: ranges with an event that was read, and isn't told yet */
 	bool telling;  /* an index was busy */
 	bool again;    /* `told` is behind already */
 	bool failed;   /* read() has */
@@ -621,11 +656,17 @@ proctype event_thread()
 #endif
 		:: else
 		fi;
+#ifndef NUMBER_LATE
 		seen = moves;
+#endif
 		do
 		:: d_step { !spin && (queue || lost) ->
+#ifdef LOST_NOTHING
+			kept = (lost -> kept : kept | (queue - (queue & (queue - 1))));
+#else
+			kept = (lost -> 15 : kept | (queue - (queue & (queue - 1))));
+#endif
 			queue = (lost -> queue : queue & (queue - 1));
-			kept = true;
 #ifdef PROBE
 			if
 			:: lost -> PASSES(READ_LOST)
@@ -634,6 +675,9 @@ proctype event_thread()
 #endif
 			lost = false
 		   }
+#ifdef READ_ONE
+			break
+#endif
 		:: d_step { !spin && !queue && !lost } -> break
 #if BAD_READS > 0
 		:: d_step { /* taken, and can't be copied */
@@ -666,7 +710,10 @@ proctype event_thread()
 		fi;
 		atomic {
 			if
-			:: !telling && ALL_READ ->
+			:: IS_TOLD && ALL_READ ->
+#ifdef NUMBER_LATE
+				seen = moves;
+#endif
 #ifndef TOLD_FIRST
 				told = seen;
 #endif

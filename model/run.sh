@@ -158,6 +158,8 @@ kmod  proof  UNMAP         MOVES_FIRST
 kmod  proof  HOLE
 kmod  proof  TWICE
 kmod  proof  BUSY
+kmod  proof  LATER
+kmod  proof  THRICE
 kmod  proof  LOST
 kmod  I1     HOLE          COUNT_LATE
 kmod  I1     HOLE          GATE_FIRST
@@ -167,7 +169,11 @@ kmod  I1     HOLE          PIN_FIRST
 kmod  I1     HOLE          NO_PLACEHOLDER
 kmod  I1     HOLE          NO_TURN
 kmod  I1     HOLE          TOLD_FIRST
+kmod  I1     LATER         NUMBER_LATE
+kmod  I1     LATER         READ_ONE
+kmod  I1     LATER         COUNT_FIRST
 kmod  I1     LOST          TOLD_FAILED
+kmod  I1     LOST          LOST_NOTHING
 kmod  flux   HOLE          NO_RETRY
 kmod  flux   HOLE          NO_WAIT_FOR_END
 kmod  flux   HOLE          RETRY_UNLOCKED
@@ -180,6 +186,7 @@ kmod  place  HOLE          PROBE=4
 kmod  place  AGAIN         PROBE=5
 kmod  place  AGAIN         PROBE=6
 kmod  place  BUSY          PROBE=7
+kmod  place  THRICE        PROBE=8
 kmod  place  LOST          PROBE=9
 qp  proof  CLOSE
 qp  proof  KILL
