@@ -27,6 +27,11 @@ check-guest:
 	@sh scripts/need.sh guest
 	@sh scripts/check.sh --guest $(BUILD) $(GUEST)
 
+# Two of them, joined by a network.
+check-two:
+	@sh scripts/need.sh guest
+	@sh scripts/check.sh --two $(BUILD) $(GUEST)
+
 # make fuzz SECONDS=600: so long for each target.
 fuzz:
 	@sh scripts/need.sh check
@@ -51,4 +56,4 @@ clean:
 $(BUILD)/build.ninja:
 	meson setup $(BUILD)
 
-.PHONY: all demo check check-guest fuzz bench soak install clean
+.PHONY: all demo check check-guest check-two fuzz bench soak install clean

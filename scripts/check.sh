@@ -4,14 +4,17 @@
 # Warnings are errors. The last line is "N passed, M failed".
 #   check.sh [BUILD-DIR]
 #   check.sh --guest BUILD-DIR [OPTIONS]   only the guest, with options for tests/guest/run.sh
+#   check.sh --two BUILD-DIR [OPTIONS]     only the two guests that are joined
 set -u
 cd "$(dirname "$0")/.." || exit 1
 PATH=$PATH:/usr/sbin:/sbin
 only=
-[ "${1:-}" != --guest ] || {
-	only=guest
+case ${1:-} in
+--guest | --two)
+	only=$1
 	shift
-}
+	;;
+esac
 build=${1:-build}
 [ $# = 0 ] || shift
 passed=0
@@ -63,16 +66,16 @@ broken() {
 # no_guest WHY: a machine that tests every change must be able to
 no_guest() {
 	if [ "${CI:-}" = true ]; then
-		echo "== guest: FAILED: $1"
+		echo "== $guest: FAILED: $1"
 		failed=$((failed + 1))
 	else
-		echo "== guest: left out: $1"
+		echo "== $guest: left out: $1"
 	fi
 }
 
-# guest OPTIONS...
+# guest OPTIONS...: of tests/guest/run.sh. $guest: what it is called
 guest() {
-	echo "== guest"
+	echo "== $guest"
 	[ "$(uname -m)" = x86_64 ] || {
 		no_guest "it is for x86_64"
 		return
@@ -101,7 +104,7 @@ guest() {
 	good=$((${good:-0})) bad=$((${bad:-0}))
 	[ "$rc" = 0 ] || [ "$bad" -gt 0 ] || bad=1 # it ended before it could say so
 	[ "$good" -gt 0 ] || [ "$bad" -gt 0 ] || bad=1
-	echo "== guest: $good passed, $bad failed"
+	echo "== $guest: $good passed, $bad failed"
 	passed=$((passed + good))
 	failed=$((failed + bad))
 }
@@ -112,8 +115,25 @@ total() {
 	exit
 }
 
-if [ "$only" = guest ]; then
-	if setup "$build" gcc; then guest --all "$@"; else broken gcc; fi
+# The controls and the tests
+one_guest() {
+	guest=guest
+	guest --all "$@"
+}
+
+two_guests() {
+	guest="two guests"
+	guest --two --all "$@"
+}
+
+if [ -n "$only" ]; then
+	if ! setup "$build" gcc; then
+		broken gcc
+	elif [ "$only" = --two ]; then
+		two_guests "$@"
+	else
+		one_guest "$@"
+	fi
 	total
 fi
 
@@ -160,7 +180,14 @@ fuzz() {
 fuzz 20 index
 fuzz 60 wire descriptor # what a peer sends
 
-# The last: it is the longest. The gcc build is what runs in it.
-if [ -x "$build/tools/holdfast" ]; then guest --all; else no_guest "nothing was built for it"; fi
+# The last: they are the longest. The gcc build is what runs in them, the second time as it was packed for the first.
+if [ -x "$build/tools/holdfast" ]; then
+	one_guest
+	two_guests --packed
+else
+	for guest in guest "two guests"; do
+		no_guest "nothing was built for it"
+	done
+fi
 
 total

@@ -45,7 +45,8 @@ boot() {
 	esac
 	{
 		rc=0
-		timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$emulator" -cpu max -M q35 -smp 2 -m "${memory:-1024}" \
+		# its process is known: `exec`
+		sh -c 'echo "$$" >"$0/pid" && exec timeout -k 5 "$@"' "$out" "$seconds" qemu-system-x86_64 -accel "$emulator" -cpu max -M q35 -smp 2 -m "${memory:-1024}" \
 			-nodefaults -display none -no-reboot -monitor none \
 			-serial "file:$out/console" -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 \
 			-kernel "$dir/vmlinux" -initrd "$dir/initrd" -append "console=ttyS0 loglevel=5 nokaslr \

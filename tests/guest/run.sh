@@ -1,33 +1,36 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # Boot a Debian kernel in QEMU and run the tests in it that this machine's kernel can't run.
-#   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--control|--all|--two|--none] BUILD
+#   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--two] [--packed] [--control|--all|--none] BUILD
 #   -s         the kernel's series (6.12)
 #   -l         the list of tests in this folder (tests.list; with --two: two.list)
 #   -t         the most seconds the guest gets (1800)
+#   --two      two guests with an Ethernet between them
+#   --packed   what was packed last is what is wanted: nothing has been built since
 #   --control  break it in every way that it should notice, and see that it does
 #   --all      --control, then the tests
-#   --two      two guests with an Ethernet between them
 #   --none     fetch, build and pack only
 # BUILD is a Meson build folder with the tests built. What is fetched stays in BUILD/guest/SERIES, what a run leaves
-# is in BUILD/guest/SERIES/run: results, console, status, files/. KVM is used where guests start with it (ACCEL=tcg: not).
-# The last line is "guest SERIES: P passed, F failed, S skipped". Exit 3: the kernel can't be had.
+# is in BUILD/guest/SERIES/run (node1 and node2): results, console, status, files/. KVM is used where guests start with it
+# (ACCEL=tcg: not). The last line is "guest SERIES: P passed, F failed, S skipped". Exit 3: the kernel can't be had.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-series=6.12 list= limit=1800 mode=tests
+series=6.12 list= limit=1800 mode=tests two='' packed=''
 while [ $# -gt 1 ]; do
 	case $1 in
 	-s) series=$2 && shift ;;
 	-l) list=$2 && shift ;;
 	-t) limit=$2 && shift ;;
-	--control | --all | --two | --none) mode=${1#--} ;;
+	--two) two=yes ;;
+	--packed) packed=yes ;;
+	--control | --all | --none) mode=${1#--} ;;
 	*) break ;;
 	esac
 	shift
 done
 [ $# = 1 ] && [ -x "$1/tools/holdfast" ] || {
-	sed -n 's/^# \{0,1\}//; 3,14p' "$0" >&2
+	sed -n 's/^# \{0,1\}//; 3,16p' "$0" >&2
 	exit 2
 }
 build=$(cd "$1" && pwd)
@@ -62,50 +65,61 @@ build_module() {
 		echo "$name" >>"$dir/modules/bad"
 	fi
 }
-rm -rf "$dir/modules" "$dir/src"
-mkdir "$dir/modules"
-build_module "$here/control" &
-if [ -d "$here/../../kmod" ]; then
-	build_module "$here/../../kmod" &
+# What two guests run has no need of the proxy's module.
+build_modules() {
+	rm -rf "$dir/modules" "$dir/src"
+	mkdir "$dir/modules"
+	build_module "$here/control" &
+	if [ -d "$here/../../kmod" ] && [ -z "$two" ]; then
+		build_module "$here/../../kmod" &
+		wait
+		build_module "$here/../../kmod" drops BROKEN=y &
+		build_module "$here/../../kmod" faults FAULTS=y &
+	fi
 	wait
-	build_module "$here/../../kmod" drops BROKEN=y &
-	build_module "$here/../../kmod" faults FAULTS=y &
-fi
-wait
-if [ -s "$dir/modules/bad" ]; then
-	echo "guest $series: 0 passed, $(($(wc -l <"$dir/modules/bad"))) failed, 0 skipped"
-	exit 1
-fi
-step "modules"
+	if [ -s "$dir/modules/bad" ]; then
+		echo "guest $series: 0 passed, $(($(wc -l <"$dir/modules/bad"))) failed, 0 skipped"
+		exit 1
+	fi
+}
 
-${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/init" "$here/init.c"
-sh "$here/pack.sh" "$build" "$dir" "$dir"
-step "packed, $(($(wc -c <"$dir/initrd") >> 20)) MiB"
+if [ -z "$packed" ] || [ ! -f "$dir/initrd" ]; then
+	rm -f "$dir/initrd" # else one of the past could pass for this build's
+	build_modules
+	step "modules"
+	${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/init" "$here/init.c"
+	sh "$here/pack.sh" "$build" "$dir" "$dir"
+	step "packed, $(($(wc -c <"$dir/initrd") >> 20)) MiB"
+fi
 
 # judge NAME OUT: what boot left there
 judge() {
 	sh "$here/judge.sh" "$1" "$2"
 }
 
+# The tests, in one guest or in two
+tests() {
+	if [ -n "$two" ]; then
+		two_guests "${list:-two.list}" "$limit"
+		step "two guests"
+		both_good "$dir/node1" "$dir/node2"
+	else
+		boot "$dir/run" "${list:-tests.list}" "$limit"
+		step "guest"
+		judge "guest $series" "$dir/run"
+	fi
+}
+
 choose_accel
 bad=0
+. "$here/two.sh"
 case $mode in
-none | two) ;;
 control | all)
-	(. "$here/control.sh") || bad=1
+	(. "$here/${two:+two-}control.sh") || bad=1
 	step "controls"
 	;;
 esac
 case $mode in
-tests | all)
-	boot "$dir/run" "${list:-tests.list}" "$limit"
-	step "guest"
-	judge "guest $series" "$dir/run" || bad=1
-	;;
+tests | all) tests || bad=1 ;;
 esac
-if [ "$mode" = two ]; then
-	list=${list:-two.list}
-	. "$here/two.sh"
-	step "two guests"
-fi
 exit "$bad"

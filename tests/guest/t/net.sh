@@ -34,7 +34,17 @@ meet() {
 	fi
 }
 
-# What `holdfast perf` asks of both sides
+# told WHAT [FILE]: by the exit status of what ran before; FILE is shown when it is bad
+told() {
+	if [ "$?" = 0 ]; then
+		echo "ok - $nic, node $node: $1"
+	else
+		echo "not ok - $nic, node $node: $1"
+		[ -z "${2:-}" ] || cat "$2"
+	fi
+}
+
+# What SAN sockets between hosts ask of both sides
 secret() {
 	echo "a secret of these two guests and nobody else's" >secret
 	chmod 600 secret

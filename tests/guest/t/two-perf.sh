@@ -21,21 +21,13 @@ perf() {
 	else
 		tries=0 rc=0
 		while holdfast perf --nic "$nic" --connect "tcp:10.2.0.1:$port" --secret-file secret "$@" >"$out" 2>&1 || rc=$?
-			[ "$rc" != 0 ] && [ "$tries" -lt 60 ] && tail -n 1 "$out" | grep -q "can't connect"; do
+			[ "$rc" != 0 ] && [ "$tries" -lt 600 ] && tail -n 1 "$out" | grep -q "can't connect"; do
 			tries=$((tries + 1)) rc=0
 			sleep 0.5
 		done
 	fi
 	port=$((port + 2))
 	return "$rc"
-}
-
-# told WHAT FILE: by the exit status of what ran before; FILE is shown when it is bad
-told() {
-	[ "$?" = 0 ] && echo "ok - $nic, node $node: $1" || {
-		echo "not ok - $nic, node $node: $1"
-		cat "$2"
-	}
 }
 
 # A row of each size, none without a result or with a wrong byte.
