@@ -40,7 +40,7 @@ boot() {
 		shift
 	done
 	case $accel in
-	tcg) emulator=tcg,thread=multi ;;
+	tcg) emulator=tcg,thread=multi words="$words tsc_early_khz=$("$dir/tsc_khz")" ;; # tsc_khz.c: why
 	*) emulator=$accel words="$words kvm=1" ;;
 	esac
 	{

@@ -16,7 +16,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-series=6.12 list= limit=1800 mode=tests two='' packed=''
+series=6.12 list= limit=1800 mode=tests two= packed=
 while [ $# -gt 1 ]; do
 	case $1 in
 	-s) series=$2 && shift ;;
@@ -83,11 +83,16 @@ build_modules() {
 	fi
 }
 
+compile() {
+	${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/$1" "$here/$1.c"
+}
+
+compile tsc_khz
 if [ -z "$packed" ] || [ ! -f "$dir/initrd" ]; then
 	rm -f "$dir/initrd" # else one of the past could pass for this build's
 	build_modules
 	step "modules"
-	${CC:-gcc} -O2 -Wall -Wextra -Werror -std=gnu17 -D_GNU_SOURCE -static -o "$dir/init" "$here/init.c"
+	compile init
 	sh "$here/pack.sh" "$build" "$dir" "$dir"
 	step "packed, $(($(wc -c <"$dir/initrd") >> 20)) MiB"
 fi
