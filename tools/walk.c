@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <holdfast/backend.h>
+
 static struct walk walk = {.nic = "uring", .proxy = "", .control = -1};
 static const char *sabotage_text = "";
 
@@ -222,6 +224,17 @@ static void choose_proxy(void)
 	walk.proxy = can_deny("supervise") ? "supervise" : "auto";
 }
 
+/* Looking into the table of NICs starts nothing. */
+static bool has_queue_pairs(void)
+{
+	const struct hf_nic_ops *ops;
+	char name[32];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(walk.nic, ":"), walk.nic);
+	ops = hf_nic_find(name);
+	return ops && ops->qp;
+}
+
 static int start_peer(void)
 {
 	int ends[2];
@@ -260,6 +273,7 @@ static int open_all(void)
 	if (!strcmp(hf_switch_proxy(walk.sw), "none"))
 		return tool_fail(TOOL_CANNOT, "nothing watches the memory here: `holdfast doctor` says why");
 	walk.deny = can_deny(hf_switch_proxy(walk.sw));
+	walk.by_qp = has_queue_pairs();
 	walk.must_tell = !strcmp(hf_switch_proxy(walk.sw), "manual") && walk.sabotage != SABOTAGE_STALE;
 	return TOOL_OK;
 }

@@ -26,6 +26,7 @@ enum peer_kind { PEER_CONNECT = 1, PEER_SEND, PEER_RECEIVE, PEER_WRITE, PEER_REA
 struct peer_ask {
 	uint32_t kind;
 	uint32_t sock;       /* which of the connections */
+	uint32_t count;      /* to be made, from that one on */
 	uint64_t seed;       /* of the bytes: those to be expected, or to be written */
 	uint64_t offset, len;
 	uint8_t descriptor[HF_DESCRIPTOR_SIZE];
@@ -58,6 +59,7 @@ struct walk {
 	enum sabotage sabotage;
 	bool must_tell;           /* the proxy `manual`: the program says itself what it changes */
 	bool deny;                /* the proxy can refuse changes */
+	bool by_qp;               /* the NIC has queue pairs: what the peer's refuses ends the connection (san.h) */
 	char no_deny[WALK_TEXT];  /* else why not */
 	int control;              /* to the peer */
 	pid_t peer;

@@ -98,19 +98,22 @@ static int transfer(struct peer *p, const struct peer_ask *ask, struct peer_answ
 	return err ? err : dereg;
 }
 
-static int connect_both(struct peer *p, const char *address)
+static int connect_to(struct peer *p, const struct peer_ask *ask)
 {
-	int err = 0;
+	int err = ask->sock > WALK_SOCKS || ask->count > WALK_SOCKS - ask->sock ? -EINVAL : 0;
 
-	for (unsigned i = 0; i < WALK_SOCKS && !err; i++)
-		err = hf_connect(p->provider, address, NULL, p->cq, WALK_PATIENCE_MS, &p->sock[i]);
+	for (unsigned i = ask->sock; i < ask->sock + ask->count && !err; i++) {
+		hf_sock_close(p->sock[i]);
+		p->sock[i] = NULL;
+		err = hf_connect(p->provider, ask->address, NULL, p->cq, WALK_PATIENCE_MS, &p->sock[i]);
+	}
 	return err;
 }
 
 static void serve(struct peer *p, const struct peer_ask *ask, struct peer_answer *answer)
 {
 	answer->status =
-		ask->kind == PEER_CONNECT ? connect_both(p, ask->address) : transfer(p, ask, answer);
+		ask->kind == PEER_CONNECT ? connect_to(p, ask) : transfer(p, ask, answer);
 	if (answer->status)
 		snprintf(answer->text, sizeof(answer->text), "%s", perf_reason(answer->status));
 }

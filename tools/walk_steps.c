@@ -218,21 +218,39 @@ void walk_close(struct walk *w)
 	hf_switch_close(w->sw);
 }
 
-/* The peer connects in one call while this side accepts: both connections wait to be taken. */
-static void step_connect(struct walk *w)
+/* The peer connects in one call while this side accepts: what is made waits to be taken. */
+static void connect_peer(struct walk *w, unsigned sock, unsigned count)
 {
-	struct peer_ask a = {.kind = PEER_CONNECT};
+	struct peer_ask a = {.kind = PEER_CONNECT, .sock = sock, .count = count};
 	struct peer_answer answer = {.status = -ECONNRESET};
 	struct hf_sock_info info = {0};
 
 	did(w, hf_sock_info(w->listener, &info, sizeof(info)), "hf_sock_info()");
 	memcpy(a.address, info.local, sizeof(a.address));
 	must(w, send(w->control, &a, sizeof(a), MSG_NOSIGNAL) > 0, "the other process is gone");
-	for (unsigned i = 0; i < WALK_SOCKS && !*w->wrong; i++)
+	for (unsigned i = sock; i < sock + count && !*w->wrong; i++)
 		did(w, hf_accept(w->listener, w->cq, WALK_PATIENCE_MS, &w->sock[i]), "hf_accept()");
 	if (recv(w->control, &answer, sizeof(answer), 0) > 0 && answer.status)
 		w->wrong[0] = 0; /* its reason is the better one */
 	must(w, !answer.status, "the peer: %s", answer.text);
+}
+
+/* The NIC has refused the peer something on it. By queue pairs that has ended it, and another one takes its place. */
+static void after_refusal(struct walk *w, unsigned sock)
+{
+	if (!w->by_qp)
+		return;
+	did(w, hf_sock_close(w->sock[sock]), "hf_sock_close()");
+	w->sock[sock] = NULL;
+	connect_peer(w, sock, 1);
+	seen(w, "that ends it; connected again");
+}
+
+static void step_connect(struct walk *w)
+{
+	struct hf_sock_info info = {0};
+
+	connect_peer(w, 0, WALK_SOCKS);
 	if (*w->wrong)
 		return;
 	did(w, hf_sock_info(w->sock[0], &info, sizeof(info)), "hf_sock_info()");
@@ -277,12 +295,31 @@ static bool in_short_time(uint64_t start)
 	return tool_now_ns() - start < 2000000000u;
 }
 
+/* A NIC may take memory for itself by the first hf_peek(): that is no pin of the buffer's. */
+static void peek_once(struct walk *w)
+{
+	uint64_t start = tool_now_ns();
+	struct hf_region r;
+	char here = 1, seen_here = 0;
+
+	if (!did(w, hf_get(w->provider, &here, 1, HF_READ, &r), "hf_get()"))
+		return;
+	hf_peek(&r, &here, &seen_here, 1); /* not every NIC can */
+	did(w, hf_put(w->provider, &r), "hf_put()");
+	hf_flush(w->provider);
+	while (stats(w).pinned_bytes && in_time(start))
+		pause_a_little();
+}
+
 static void step_register(struct walk *w)
 {
-	struct hf_stats before = stats(w), after;
-	uint64_t start = tool_now_ns();
+	struct hf_stats before, after;
+	uint64_t start;
 
 	perf_fill(w->data, WALK_SIZE, SEED, 0, false);
+	peek_once(w);
+	before = stats(w);
+	start = tool_now_ns();
 	w->unpinned = vm_pin();
 	if (!reg(w, 0))
 		return;
@@ -453,6 +490,7 @@ static void step_no_more(struct walk *w)
 	is_refused(w, "one byte off the end", reach(w, PEER_WRITE, 0, LENT - PIECE + 1, w->descriptor),
 		   -ERANGE);
 	is_refused(w, "by the other connection", reach(w, PEER_WRITE, 1, 0, w->descriptor), -EACCES);
+	after_refusal(w, 1);
 	must(w, !wrong_bytes(w->data, SEED), "and yet bytes have changed");
 }
 
@@ -464,6 +502,7 @@ static void step_revoke(struct walk *w)
 		did(w, hf_mr_dereg(w->sock[0], w->exposed), "hf_mr_dereg()");
 	seen(w, "hf_mr_dereg() took %.1f us", (double)(tool_now_ns() - from) / 1e3);
 	is_refused(w, "the peer writes", reach(w, PEER_WRITE, 0, 0, w->descriptor), -EACCES);
+	after_refusal(w, 0);
 	must(w, !wrong_bytes(w->data, SEED), "and yet bytes have changed");
 	still_cached(w);
 }
@@ -481,6 +520,9 @@ static void step_expose_again(struct walk *w)
 	seen(w, "%" PRIu64 " hit", after.hits - before.hits);
 	must(w, after.hits > before.hits && after.misses == before.misses, "it was registered again");
 	is_refused(w, "the old descriptor", reach(w, PEER_WRITE, 0, 0, old), -EACCES);
+	after_refusal(w, 0);
+	if (w->by_qp && !expose(w)) /* the other one went with its connection */
+		return;
 	answer = reach(w, PEER_WRITE, 0, 0, w->descriptor);
 	seen(w, "the new one: %s", errno_name(answer.status));
 	must(w, !answer.status, "the new descriptor is refused: %s", answer.text);

@@ -32,6 +32,7 @@ tool torture-verbs-uffd holdfast torture --nic verbs:rxe0 --proxy uffd --seconds
 if [ -f /modules/holdfast.ko ]; then
 	modprobe holdfast
 	tool torture-verbs-kmod holdfast torture --nic verbs:rxe0 --proxy kmod --seconds "${1:-10}"
+	tool walk-verbs-kmod holdfast walk --nic verbs:rxe0 --proxy kmod
 	rmmod holdfast
 fi
 # The control: with changes that nobody tells of, the bytes are wrong, and it must say so.
@@ -40,6 +41,15 @@ if [ "$rc" = 1 ] && grep -q 'STALE' /out/torture-verbs-unsafe.txt; then
 	echo "ok - torture finds what is stale"
 else
 	echo "not ok - torture finds what is stale"
+fi
+tool walk-verbs holdfast walk --nic verbs:rxe0
+# The control of that: a right that isn't taken back.
+holdfast walk --nic verbs:rxe0 --sabotage revoke >/out/walk-verbs-revoke.txt 2>&1 && rc=0 || rc=$?
+if [ "$rc" = 1 ] && grep -q 'the peer was answered 0, not -EACCES' /out/walk-verbs-revoke.txt; then
+	echo "ok - walk finds what can be reached"
+else
+	cat /out/walk-verbs-revoke.txt
+	echo "not ok - walk finds what can be reached"
 fi
 tool perf-verbs holdfast perf --nic verbs:rxe0 --proxy uffd --seconds 4 --sizes 4K,1M
 [ ! -f /lib/holdfast-rdmacm ] || sh /t/verbs-address.sh
