@@ -299,7 +299,6 @@ static int hello(struct op_side *s)
 /* Where the other side waits for the data connections of this run. */
 static int join(struct op_side *s, const char *peer, const char *options)
 {
-	enum { PATIENCE_MS = 10000 };
 	static const unsigned way_of[PERF_PROVIDERS] = {PERF_CACHED, PERF_REGISTER};
 	char address[OP_ADDRESS];
 	int err = 0;
@@ -307,7 +306,7 @@ static int join(struct op_side *s, const char *peer, const char *options)
 	for (unsigned i = 0; i < PERF_PROVIDERS && !err; i++) {
 		err = op_reach(s->last.address[way_of[i]], peer, address);
 		if (!err)
-			err = hf_connect(s->side.provider[i], address, options, s->data_cq, PATIENCE_MS,
+			err = hf_connect(s->side.provider[i], address, options, s->data_cq, OP_PATIENCE_MS,
 					 &s->sock[i]);
 	}
 	if (!err)

@@ -266,12 +266,11 @@ static void close_doors(struct doors *d, const char *plain)
 /* In the order in which they are connected. */
 static int enter(struct peer *p, struct doors *d, const uint8_t token[OP_TOKEN])
 {
-	enum { PATIENCE_MS = 10000 };
 	struct op_side *s = &p->s;
 	int err = 0;
 
 	for (unsigned i = 0; i < PERF_PROVIDERS && !err; i++)
-		err = hf_accept(d->san[i], s->data_cq, PATIENCE_MS, &s->sock[i]);
+		err = hf_accept(d->san[i], s->data_cq, OP_PATIENCE_MS, &s->sock[i]);
 	if (!err) {
 		s->plain = plain_accept(d->plain, token);
 		err = s->plain < 0 ? s->plain : 0;

@@ -163,12 +163,11 @@ static int send_bytes(int fd, const void *from, size_t len)
 
 int plain_accept(int fd, const uint8_t token[OP_TOKEN])
 {
-	enum { PATIENCE_MS = 10000 };
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 	uint8_t theirs[OP_TOKEN];
 	int got;
 
-	while (poll(&p, 1, PATIENCE_MS) > 0) {
+	while (poll(&p, 1, OP_PATIENCE_MS) > 0) {
 		got = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
 		if (got < 0)
 			break;
