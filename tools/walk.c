@@ -208,7 +208,7 @@ static bool can_deny(const char *name)
 		if (!probe.available && probe.caps & HF_CAP_DENY)
 			return true;
 		snprintf(walk.no_deny, sizeof(walk.no_deny), "%s",
-			 probe.available ? probe.reason : "this proxy can't refuse; supervise can");
+			 probe.available ? probe.reason : "this proxy can't refuse; supervise and kmod can");
 		return false;
 	}
 	snprintf(walk.no_deny, sizeof(walk.no_deny), "there is no proxy %s here", name);
@@ -273,6 +273,7 @@ static int open_all(void)
 	if (!strcmp(hf_switch_proxy(walk.sw), "none"))
 		return tool_fail(TOOL_CANNOT, "nothing watches the memory here: `holdfast doctor` says why");
 	walk.deny = can_deny(hf_switch_proxy(walk.sw));
+	walk.seal = !strcmp(hf_switch_proxy(walk.sw), "kmod");
 	walk.by_qp = has_queue_pairs();
 	walk.must_tell = !strcmp(hf_switch_proxy(walk.sw), "manual") && walk.sabotage != SABOTAGE_STALE;
 	return TOOL_OK;

@@ -59,6 +59,7 @@ struct walk {
 	enum sabotage sabotage;
 	bool must_tell;           /* the proxy `manual`: the program says itself what it changes */
 	bool deny;                /* the proxy can refuse changes */
+	bool seal;                /* it is the kernel's seal that does: always EPERM, and not for MADV_DONTNEED (hf_secure()) */
 	bool by_qp;               /* the NIC has queue pairs: what the peer's refuses ends the connection (san.h) */
 	char no_deny[WALK_TEXT];  /* else why not */
 	int control;              /* to the peer */
