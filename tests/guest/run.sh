@@ -4,7 +4,7 @@
 #   run.sh [-s 6.12|6.1] [-l LIST] [-t SECONDS] [--two] [--packed] [--control|--all|--none] BUILD
 #   -s         the kernel's series (6.12)
 #   -l         the list of tests in this folder (tests.list; with --two: two.list)
-#   -t         the most seconds the guest gets (1800)
+#   -t         the most seconds the guest gets (1800; two.list: 600)
 #   --two      two guests with an Ethernet between them
 #   --packed   what was packed last is what is wanted: nothing has been built since
 #   --control  break it in every way that it should notice, and see that it does
@@ -16,7 +16,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-series=6.12 list= limit=1800 mode=tests two= packed=
+series=6.12 list= limit= mode=tests two= packed=
 while [ $# -gt 1 ]; do
 	case $1 in
 	-s) series=$2 && shift ;;
@@ -105,11 +105,13 @@ judge() {
 # The tests, in one guest or in two
 tests() {
 	if [ -n "$two" ]; then
-		two_guests "${list:-two.list}" "$limit"
+		most=600
+		[ -z "$list" ] || most=1800
+		two_guests "${list:-two.list}" "${limit:-$most}"
 		step "two guests"
 		both_good "$dir/node1" "$dir/node2"
 	else
-		boot "$dir/run" "${list:-tests.list}" "$limit"
+		boot "$dir/run" "${list:-tests.list}" "${limit:-1800}"
 		step "guest"
 		judge "guest $series" "$dir/run"
 	fi

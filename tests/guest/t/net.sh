@@ -5,6 +5,7 @@
 peer=10.2.0.$((3 - node))
 
 net_up() {
+	modprobe virtio_pci 2>/dev/null || true # in Linux 6.12 it is built in
 	modprobe virtio_net
 	until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done # init ends us, should it never come up
 	/bin/ip link set eth0 mtu 4200 # rxe: packets of 4096 bytes and what goes before them
