@@ -29,7 +29,7 @@ before=$(rdma_objects)
 for victim in 1 2; do
 	[ "$node" = "$victim" ] && role=victim || role=survivor
 	[ "$node" = 1 ] && does=listen || does=connect
-	kill_test "$nic" $role $does "tcp:10.2.0.1:$port" secret
+	kill_test "$nic" "$role" "$does" "tcp:10.2.0.1:$port" secret
 	told "$role of kill $victim"
 	port=$((port + 1))
 	until_pinned -eq 0 && until_objects "$before"
