@@ -17,9 +17,10 @@
 
 #include "san/address.h"
 #include "san/auth.h"
+#include "san/listen.h"
 #include "san/sock.h"
 
-#define PATIENCE_MS 60000 /* for what must come, however slow the machine is */
+#define PATIENCE_MS 600000 /* for what must come, however slow the machine is */
 
 struct end {
 	struct hf_provider *p;
@@ -95,6 +96,7 @@ static inline const char *san_proxy(const char *asked)
 static inline void pair_open_over(struct pair *t, const struct hf_proxy_ops *ops, const char *proxy,
 				  const char *listening, const char *connecting, bool far)
 {
+	atomic_store(&san_handshake_ms, PATIENCE_MS);
 	memset(t, 0, sizeof(*t));
 	san_name(t->address, sizeof(t->address));
 	if (ops)

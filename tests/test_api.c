@@ -753,12 +753,21 @@ struct stress {
 	int rc;
 };
 
+/* A thread may have had no turn in that time. */
+static bool has_dropped_in_use(struct rig *g)
+{
+	struct hf_stats s = { 0 };
+
+	hf_provider_stats(g->p, &s, sizeof(s));
+	return s.in_use_invalidations > 0;
+}
+
 static void *stress_main(void *arg)
 {
 	struct stress *s = arg;
 	uint64_t end = check_now_ms() + STRESS_MS;
 
-	while (check_now_ms() < end && !s->rc) {
+	while ((check_now_ms() < end || !has_dropped_in_use(s->g)) && !s->rc) {
 		uint64_t x = check_random(&s->seed);
 		char *from = at(s->g, x % 8);
 		struct hf_region r;
@@ -844,7 +853,7 @@ static int child_main(void *arg)
 	uint64_t id;
 	char b = 0;
 
-	alarm(5); /* a call that waits is killed */
+	alarm(600); /* a call that waits for ever is killed */
 	CHILD_CHECK(inherited() == 0);
 	GONE(hf_get(g->p, at(g, 0), page, HF_READ, &r));
 	GONE(hf_get(g->p, at(g, 3), page, HF_READ, &r));
@@ -906,7 +915,7 @@ static int child_opens_its_own(void *arg)
 	struct hf_provider *p;
 	struct hf_region r;
 
-	alarm(5);
+	alarm(600);
 	CHILD_CHECK(hf_switch_open(is_uffd() ? "proxy=uffd" : "proxy=manual", &sw) == 0);
 	CHILD_CHECK(hf_provider_open(sw, "sim", "max_bytes=1M", &p) == 0);
 	for (int i = 0; i < 2; i++) {

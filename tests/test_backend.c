@@ -712,7 +712,7 @@ static void told_by_its_own_thread(void **state)
 	struct hf_stats s;
 
 	assert_int_equal(pthread_create(&t.id, NULL, tell_storm, &t), 0);
-	for (unsigned i = 0; i < 20000 || !check_stats(p).invalidations; i++) {
+	for (unsigned i = 0; i < 20000 || !check_stats(p).invalidations || !check_stats(p).hits; i++) {
 		struct hf_region r = check_get(p, at(i * 5 % PAGES), page, HF_READWRITE);
 
 		hf_sim_begin(&r);
@@ -737,10 +737,12 @@ static void *tell_slowly(void *arg)
 
 	hf_changes_begin(own.sink);
 	sem_post(&t->begun);
-	usleep(30000);
+	while (!atomic_load(&t->stop))
+		usleep(1000);
+	usleep(30000); /* most likely it is being closed by now; if not, this proves less */
 	atomic_store(&t->told, true);
 	hf_changed(own.sink, (uintptr_t)at(0), (uintptr_t)at(1));
-	hf_changes_end(own.sink);
+	changes_end();
 	return NULL;
 }
 
@@ -757,6 +759,7 @@ static void close_while_it_tells(void **state)
 	assert_int_equal(pthread_create(&t.id, NULL, tell_slowly, &t), 0);
 	sem_wait(&t.begun);
 	assert_false(t.told);
+	atomic_store(&t.stop, true);
 	check_ok(hf_provider_close(q));
 	assert_true(t.told);
 	pthread_join(t.id, NULL);

@@ -23,7 +23,7 @@
 #define PAGES 8
 #define READ_ONLY_PAGE 7
 #define MAX_STEPS 400 /* far more than there are: the sweep must end by itself */
-#define PATIENCE 20000
+#define PATIENCE 120000
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
@@ -255,13 +255,13 @@ struct left {
 };
 
 /* A thread that was joined may be in /proc for a moment longer. */
-static struct left count_left(void)
+static struct left count_left(unsigned long threads)
 {
 	struct left l = { .fds = entries_of("/proc/self/fd") };
 
-	for (int i = 0; i < 1000 && !CHECK_TSAN; i++) {
+	for (int i = 0; i < 60000 && !CHECK_TSAN; i++) {
 		l.threads = entries_of("/proc/self/task") - 2;
-		if (l.threads == 1)
+		if (l.threads == threads)
 			break;
 		usleep(1000);
 	}
@@ -291,7 +291,7 @@ static int run_nth(void *arg)
 {
 	struct run u = base;
 
-	alarm(60);
+	alarm(900);
 	hf_fault_arm(nth);
 	scenario(&u);
 	snprintf(report->step, sizeof(report->step), "%s", hf_fault_last() ? hf_fault_last() : "");
@@ -301,7 +301,7 @@ static int run_nth(void *arg)
 	memset(&u.sim, 0, sizeof(u.sim));
 	run_strict(&u);
 	munmap(u.mem - page, (PAGES + 2) * page); /* how many parts it is in by now is of no interest */
-	report->left = count_left();
+	report->left = count_left(1);
 	if (memory_is_lost())
 		complain(&u, 0, "the sanitizer", "memory is lost");
 	return u.bad ? 1 : 0;
@@ -481,11 +481,11 @@ static int leaves_things(void *arg)
 	TRY(&u, -5);      /* no sentence */
 	MUST(&u, -EBUSY); /* what undoes has failed */
 	TRY(&u, hf_set_error(-100000, "no errno"));
-	report[0].left = count_left();
+	report[0].left = count_left(1);
 	if (open("/dev/null", O_RDONLY) < 0 || mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ||
 	    pthread_create(&id, NULL, wait_forever, NULL))
 		return 3;
-	report[1].left = count_left();
+	report[1].left = count_left(2);
 	if (CHECK_ASAN && memory_is_lost())
 		return 4; /* nothing was lost yet */
 	lose_memory();
@@ -521,7 +521,7 @@ static int few_descriptors(void *arg)
 	struct rlimit had, few;
 	unsigned worked = 0;
 
-	alarm(60);
+	alarm(900);
 	getrlimit(RLIMIT_NOFILE, &had);
 	for (rlim_t n = 0; n < 40; n++) {
 		u.failed = 0;
@@ -577,7 +577,7 @@ static int few_mappings(void *arg)
 	unsigned worked = 0, failed = 0;
 	long n;
 
-	alarm(60);
+	alarm(900);
 	CHILD_CHECK(vast != MAP_FAILED);
 	n = fill_up(vast, pages);
 	CHILD_CHECK(n > 0 && n < pages / 2);
@@ -631,7 +631,7 @@ static int few_locked(void *arg)
 	char words[64];
 	int rc = 0;
 
-	alarm(60);
+	alarm(900);
 	CHILD_CHECK(become_nobody());
 	CHILD_CHECK(setrlimit(RLIMIT_MEMLOCK, &few) == 0);
 	snprintf(words, sizeof(words), "RLIMIT_MEMLOCK is %zu KiB", 6 * page / KIB);
@@ -668,10 +668,10 @@ static void no_locked_memory(void **state)
 	if (!can_open("manual", "uring"))
 		skip();
 	/* Under one's own user other processes are charged to the same limit: their time may pass. */
-	for (int i = 0; i < (geteuid() ? 10 : 1) && rc; i++) {
+	for (int i = 0; i < (geteuid() ? 60 : 1) && rc; i++) {
 		rc = check_child(few_locked, NULL);
 		if (rc && geteuid())
-			usleep(300000);
+			usleep(1000000);
 	}
 	assert_int_equal(rc, 0);
 }
@@ -681,7 +681,7 @@ static int no_thread(void *arg)
 	const struct rlimit none = { .rlim_cur = 0, .rlim_max = 0 };
 	struct run u = base;
 
-	alarm(60);
+	alarm(900);
 	CHILD_CHECK(become_nobody());
 	CHILD_CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
 	scenario(&u);

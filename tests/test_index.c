@@ -479,8 +479,18 @@ struct reader {
 	pthread_t id;
 	struct model *m;
 	_Atomic bool *stop;
-	uint64_t random, asked, found;
+	uint64_t random, asked;
+	_Atomic uint64_t found;
 };
+
+/* Each has had its turn beside the writer. */
+static bool all_have_found(struct reader *r)
+{
+	for (unsigned i = 0; i < READERS; i++)
+		if (!atomic_load(&r[i].found))
+			return false;
+	return true;
+}
 
 /* What a reader is told may be wrong. That it is told something, and that the sanitizers see nothing, is the test. */
 static void *reader_main(void *arg)
@@ -497,9 +507,9 @@ static void *reader_main(void *arg)
 }
 
 /* Nodes become leaves and inner nodes, and lie idle, under the readers' feet. */
-static void write_for_a_while(struct model *m)
+static void write_for_a_while(struct model *m, struct reader *r)
 {
-	for (unsigned ms = 0; ms < READER_MS; ms++) {
+	for (unsigned ms = 0; ms < READER_MS || !all_have_found(r); ms++) {
 		if (ms % 50 == 49)
 			remove_all(m);
 		for (unsigned i = 0; i < 200; i++)
@@ -519,7 +529,7 @@ static void readers_and_a_writer(void **state)
 		r[i] = (struct reader){ .m = &m, .stop = &stop, .random = i };
 		assert_int_equal(pthread_create(&r[i].id, NULL, reader_main, &r[i]), 0);
 	}
-	write_for_a_while(&m);
+	write_for_a_while(&m, r);
 	atomic_store(&stop, true);
 	for (unsigned i = 0; i < READERS; i++) {
 		pthread_join(r[i].id, NULL);

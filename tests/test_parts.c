@@ -270,7 +270,7 @@ static void test_untold_in_another_part(void **state)
 	rc[3] = hf_sync(provider);
 	rc[4] = hf_sync(only_b);
 	sem_post(&in_b.go);
-	b_returned = getter_returns(&in_b, 5);
+	b_returned = getter_returns(&in_b, 600);
 	sem_post(&in_a.go);
 	usleep(50000); /* in vain: it waits for the lock that we hold */
 	a_returned = getter_returns(&in_a, 0);
@@ -323,13 +323,13 @@ static void test_unread_in_another_part(void **state)
 	assert_int_equal(pthread_create(&unmaps[0], NULL, unmap_a_page, a + page), 0);
 	sem_wait(&in_callback);
 	assert_int_equal(pthread_create(&unmaps[1], NULL, unmap_a_page, c + 4 * page), 0);
-	for (int i = 0; i < 5000 && switch_check(sw, taken & ~but_c) == 0; i++)
+	for (int i = 0; i < 60000 && switch_check(sw, taken & ~but_c) == 0; i++)
 		usleep(1000);
 	assert_int_equal(switch_check(sw, taken & ~but_c), -EAGAIN);
 	sem_post(&in_b.go);
 	sem_post(&in_c.go);
-	assert_true(getter_returns(&in_b, 5));
-	assert_true(getter_returns(&in_c, 5));
+	assert_true(getter_returns(&in_b, 600));
+	assert_true(getter_returns(&in_c, 600));
 	sem_post(&end_callback);
 	assert_int_equal(getter_join(&in_b), HIT);
 	assert_int_equal(getter_join(&in_c) & HF_REGION_HIT, 0);
@@ -444,7 +444,8 @@ static void *recycle(void *arg)
 	struct worker *w = arg;
 	unsigned flags = 0;
 
-	for (unsigned i = 0; i < ROUNDS; i++) {
+	/* Beside the others there may be no moment without a change: on until there was a hit. */
+	for (unsigned i = 0; i < ROUNDS || (!w->hits && !w->wrong); i++) {
 		for (unsigned k = 0; k < 4; k++) {
 			uint64_t stamp = ((uint64_t)w->index << 32) + i * 4 + k + 1;
 
@@ -460,7 +461,6 @@ static void test_recycled_by_threads(void **state)
 {
 	struct worker w[THREADS];
 	char *p = block(0);
-	unsigned hits = 0;
 
 	for (unsigned i = 0; i < THREADS; i++) {
 		w[i] = (struct worker){ .p = p + 2 * i * page, .index = i + 1 };
@@ -469,9 +469,8 @@ static void test_recycled_by_threads(void **state)
 	for (unsigned i = 0; i < THREADS; i++) {
 		pthread_join(w[i].id, NULL);
 		assert_int_equal(w[i].wrong, 0);
-		hits += w[i].hits;
+		assert_true(w[i].hits > 0);
 	}
-	assert_true(hits > 0);
 }
 
 /* The kernel does not tell of SHM_REMAP. What was there is a blind spot (hf_invalidate); what is there now is not. */
@@ -541,6 +540,6 @@ int main(void)
 	unsetenv("HOLDFAST");
 	if (!check_uffd())
 		return 77;
-	alarm(100);
+	alarm(1200); /* of a hang only */
 	return cmocka_run_group_tests_name("parts", tests, NULL, NULL);
 }

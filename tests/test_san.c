@@ -6,7 +6,6 @@
  */
 #include "san.h"
 
-#include "san/listen.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -742,7 +741,7 @@ static void test_revoke_while_writing(void **state)
 	memset(y.at, 'w', len);
 	seg = seg_of(&y, 0, len);
 	memset(x.at, 'o', len);
-	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
+	for (unsigned i = 0; !cuts || (i < ROUNDS_MAX && cuts < CUTS); i++) {
 		size_t end, near;
 		bool midst;
 
@@ -768,8 +767,6 @@ static void test_revoke_while_writing(void **state)
 	check_ok(hf_post_write(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
 	expect(&t.b, HF_OP_WRITE, 0);
 	assert_true(all_are(x.at, len, 'w'));
-	if (!cuts)
-		fail_msg("in %d rounds no write was cut off", ROUNDS_MAX);
 	print_message("%zu MiB, %u cut off\n", len / MIB, cuts);
 	mem_gone(&t.a, &x);
 	mem_gone(&t.b, &y);
@@ -795,7 +792,7 @@ static void test_revoke_while_reading(void **state)
 	seg = seg_of(&y, 0, len);
 	memset(x.at, 'o', len);
 	memset(y.at, 'u', len);
-	for (unsigned i = 0; i < ROUNDS_MAX && cuts < CUTS; i++) {
+	for (unsigned i = 0; !cuts || (i < ROUNDS_MAX && cuts < CUTS); i++) {
 		size_t end, near;
 		bool midst;
 
@@ -821,8 +818,6 @@ static void test_revoke_while_reading(void **state)
 	check_ok(hf_post_read(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
 	expect(&t.b, HF_OP_READ, 0);
 	assert_true(all_are(y.at, len, 's'));
-	if (!cuts)
-		fail_msg("in %d rounds no read was cut off", ROUNDS_MAX);
 	print_message("%zu MiB, %u cut off\n", len / MIB, cuts);
 	mem_gone(&t.a, &x);
 	mem_gone(&t.b, &y);
@@ -1052,7 +1047,8 @@ static void test_close_while_written(void **state)
 	unsigned cut = 0;
 	struct pair t;
 
-	for (int i = 0; i < 20; i++) {
+	/* On until one was cut off: the engine may have its turn first, and be done. */
+	for (int i = 0; i < 20 || !cut; i++) {
 		pair_open(&t, "proxy=manual", NULL, NULL, true);
 		x = mem_expose(&t.a, len, HF_READWRITE);
 		y = mem_reg(&t.b, len, HF_READ);
@@ -1060,7 +1056,7 @@ static void test_close_while_written(void **state)
 		seg = seg_of(&y, 0, len);
 		for (int k = 0; k < 8; k++)
 			check_ok(hf_post_write(t.b.s, &seg, 1, x.descriptor, HF_DESCRIPTOR_SIZE, 0, NULL));
-		while (x.at[100 * KIB * (size_t)i + 77] != 'w')
+		while (x.at[100 * KIB * (size_t)(i % 20) + 77] != 'w')
 			__asm__ volatile("" ::: "memory");
 		end_close(&t.a);
 		memset(x.at, 's', len);
@@ -1074,7 +1070,6 @@ static void test_close_while_written(void **state)
 		mem_unmap(&x);
 		mem_unmap(&y);
 	}
-	assert_true(cut > 0);
 }
 
 /* An orderly end at rest is -ESHUTDOWN; what was done before it completes well; completions outlive the socket. */
@@ -1345,7 +1340,7 @@ static void test_bad_clients(void **state)
 {
 	struct wire_hello h = { .version_min = 7, .version_max = 9, .depth = 1 };
 	uint8_t text[4096], hello[WIRE_HELLO_SIZE];
-	int fd[200];
+	int fd[200], rc = -1;
 	uint64_t seed = 3;
 	struct pair t;
 
@@ -1364,7 +1359,10 @@ static void test_bad_clients(void **state)
 	}
 	end_close(&t.a);
 	end_close(&t.b);
-	check_ok(hf_connect(t.b.p, t.address, NULL, t.b.cq, PATIENCE_MS, &t.b.s));
+	/* Half a second may be over before this one has had its turn, too: then it tries again. */
+	for (int i = 0; i < 1000 && rc < 0; i++)
+		rc = hf_connect(t.b.p, t.address, NULL, t.b.cq, PATIENCE_MS, &t.b.s);
+	check_ok(rc);
 	check_ok(hf_accept(t.listener, t.a.cq, PATIENCE_MS, &t.a.s));
 	move_once(&t, HF_OP_WRITE, 1000, 0, 0);
 	/* All are dropped by and by: the silent ones when their time is over. */
@@ -1372,7 +1370,7 @@ static void test_bad_clients(void **state)
 		raw_recv(fd[i], text, sizeof(text));
 		close(fd[i]);
 	}
-	atomic_store(&san_handshake_ms, 5000);
+	atomic_store(&san_handshake_ms, PATIENCE_MS);
 	/* One of another version is told which is spoken. */
 	fd[0] = raw_connect(t.address);
 	wire_put_hello(hello, &h);

@@ -221,9 +221,12 @@ static void test_bad_handshakes(void **state)
 	struct pair t;
 
 	pair_open(&t, NULL, NULL, NULL, false);
-	atomic_store(&san_handshake_ms, 300);
 	for (int i = 0; i < 5; i++) {
-		int fd = raw_connect(t.address);
+		int fd;
+
+		/* Those that say nothing any more end by it; long enough for what has to come before, on a slow machine, too. */
+		atomic_store(&san_handshake_ms, i % 4 ? PATIENCE_MS : 3000);
+		fd = raw_connect(t.address);
 
 		wire_put_hello(text, &h);
 		raw_send(fd, text, WIRE_HELLO_SIZE);
@@ -242,7 +245,7 @@ static void test_bad_handshakes(void **state)
 		close(fd);
 		EVENTUALLY(atomic_load(&fake_qp.qps) == 2);
 	}
-	atomic_store(&san_handshake_ms, 5000);
+	atomic_store(&san_handshake_ms, PATIENCE_MS);
 	assert_int_equal(hf_accept(t.listener, t.a.cq, 0, &s), -ETIMEDOUT);
 	pair_close(&t);
 }
@@ -529,13 +532,14 @@ static void test_revoke_races(void **state)
 	x = (struct mem){ .at = check_map(len), .len = len };
 	y = (struct mem){ .at = check_map(len), .len = len };
 	memset(y.at, 'w', len);
-	for (unsigned i = 0; i < ROUNDS; i++) {
+	/* On until one was cut off: the NIC may have its turn first, and be done. */
+	for (unsigned i = 0; i < ROUNDS || !cut; i++) {
 		mem_expose_at(&t.a, &x, HF_WRITE);
 		check_ok(hf_mr_reg(t.b.s, y.at, len, HF_READ, &y.mr));
 		memset(x.at, 'o', len);
 		seg = seg_of(&y, 0, len);
 		post_rdma(&t.b, HF_OP_WRITE, &seg, x.descriptor, 0, NULL);
-		for (unsigned k = 0; k < i * 20; k++)
+		for (unsigned k = 0; k < i % ROUNDS * 20; k++)
 			sched_yield();
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
 		memset(x.at, 's', len);
@@ -545,7 +549,6 @@ static void test_revoke_races(void **state)
 		cut += c.status != 0;
 		reopen(&t);
 	}
-	assert_true(cut > 0);
 	pair_close(&t);
 	mem_unmap(&x);
 	mem_unmap(&y);
@@ -1096,7 +1099,7 @@ static void test_close_is_no_break(void **state)
 	unsigned cut = 0;
 
 	atomic_store(&fake_qp.chunk, 4096);
-	for (int i = 0; i < 10; i++) {
+	for (int i = 0; i < 10 || !cut; i++) {
 		pair_open(&t, "proxy=manual", NULL, NULL, true);
 		x = mem_expose(&t.a, MIB, HF_READWRITE);
 		y = mem_reg(&t.b, MIB, HF_READ);
@@ -1115,7 +1118,6 @@ static void test_close_is_no_break(void **state)
 		mem_unmap(&x);
 		mem_unmap(&y);
 	}
-	assert_true(cut > 0);
 }
 
 /* The NIC takes no more, of either kind: that is the end of the connection, and all complete. */
