@@ -240,6 +240,7 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 	unsigned parts;
 	struct secured *s;
 	int rc = switch_enter(sw);
+	int told;
 
 	if (rc)
 		return rc;
@@ -247,14 +248,17 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 	s = lookup(&sw->secured, id);
 	parts = s && (s->flags & HF_NOTIFY) ? switch_parts(sw, s->watch_id) : 0;
 	pthread_mutex_unlock(&sw->secured.lock);
-	/* A change whose call has returned is told: wait for what is being told now. */
-	if (parts)
-		switch_settle(sw, parts);
+	/* "Not changed" is an answer only when all is told whose call has returned. */
+	told = parts ? switch_wait_told(sw, parts) : 0;
 	pthread_mutex_lock(&sw->secured.lock);
 	s = lookup(&sw->secured, id);
 	rc = s ? s->changed : -EINVAL;
 	pthread_mutex_unlock(&sw->secured.lock);
-	return rc < 0 ? hf_set_error(rc, "no range is secured under this id") : rc;
+	if (rc < 0)
+		return hf_set_error(rc, "no range is secured under this id");
+	if (!rc && told)
+		return hf_set_error(told, "something is changing, and what it is was not told within a second: ask again");
+	return rc;
 }
 
 int hf_unsecure(struct hf_switch *sw, uint64_t id)

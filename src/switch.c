@@ -143,6 +143,77 @@ int switch_settle(const struct hf_switch *sw, unsigned parts)
 	return -EAGAIN;
 }
 
+/* What there was to be told at a moment. */
+struct untold {
+	uint64_t word[HF_SINK_PARTS];
+	const uint64_t *moves, *told; /* by numbers (backend.h, clocks), or NULL */
+	uint64_t moved;
+};
+
+static void note_untold(const struct hf_switch *sw, struct untold *u)
+{
+	*u = (struct untold){ .moves = NULL };
+	for (int i = 0; i < HF_SINK_PARTS; i++)
+		u->word[i] = hf_changes_word(&sw->sink[i]);
+	if (sw->ops.clocks) {
+		sw->ops.clocks(sw->proxy, &u->moves, &u->told);
+		u->moved = __atomic_load_n(u->moves, __ATOMIC_ACQUIRE);
+	}
+}
+
+/*
+ * Quiet is not needed, and may never come while others change other memory. Who has seen a changing call return comes
+ * behind its being read, so the word was odd by then; and it is another one as soon as all that was read is told:
+ *
+ *   program                        event thread
+ *   -------------------------      ----------------------------------
+ *                                  word odd: 7
+ *   munmap  ...................>   reads of it: the call goes on
+ *   returns
+ *   notes the word: 7              (has no processor: for how long?)
+ *   still 7: waits                 tells
+ *                                  word even: 8
+ *   8: what was told is there
+ *
+ * A proxy that has to be asked, and gives no numbers, is asked.
+ */
+static bool is_told(const struct hf_switch *sw, unsigned parts, const struct untold *u)
+{
+	if (u->told)
+		return __atomic_load_n(u->told, __ATOMIC_ACQUIRE) >= u->moved;
+	if (sw->ops.check && !sw->ops.check_parts)
+		return switch_check(sw, parts) == 0;
+	for (parts &= sw->parts; parts; parts &= parts - 1) {
+		int i = __builtin_ctz(parts);
+
+		if ((u->word[i] & 1) && hf_changes_word(&sw->sink[i]) == u->word[i])
+			return false;
+	}
+	return true;
+}
+
+#define TOLD_NS 1000000000ull
+
+int switch_wait_told(const struct hf_switch *sw, unsigned parts)
+{
+	uint64_t began = 0;
+	struct untold u;
+
+	note_untold(sw, &u);
+	for (unsigned i = 0; !is_told(sw, parts, &u); i++) {
+		if (i < 50) {
+			sched_yield();
+			continue;
+		}
+		if (!began)
+			began = os_now_ns();
+		else if (os_now_ns() - began > TOLD_NS)
+			return -EAGAIN;
+		os_sleep_us(40);
+	}
+	return 0;
+}
+
 void switch_rest(const struct hf_switch *sw)
 {
 	for (int i = 0; i < 20 && !switch_is_at_rest(sw, PARTS_ALL); i++)

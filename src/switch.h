@@ -117,6 +117,12 @@ static inline bool switch_must_be_asked(const struct hf_switch *sw)
 /* The same, but waits a little (about 2 ms at most) for quiet. */
 int switch_settle(const struct hf_switch *sw, unsigned parts);
 
+/*
+ * All changes told by one of `parts` whose calls had returned when this was called are told: 0. It waits for that, be it for
+ * the telling thread's next turn; -EAGAIN after a second.
+ */
+int switch_wait_told(const struct hf_switch *sw, unsigned parts);
+
 /* Waits a little (some 10 us at most) while changes are being told; doesn't ask the proxy. What is begun in between is
  * right all the same, but may be for nothing. */
 void switch_rest(const struct hf_switch *sw);

@@ -768,6 +768,54 @@ static void close_while_it_tells(void **state)
 	close_own(sw, p);
 }
 
+static void *tell_very_late(void *arg)
+{
+	struct teller *t = arg;
+
+	hf_changes_begin(own.sink);
+	sem_post(&t->begun);
+	while (!atomic_load(&t->stop))
+		usleep(1000);
+	usleep(50000); /* most likely it is asked by now; if not, this proves less */
+	hf_changed(own.sink, (uintptr_t)at(0), (uintptr_t)at(1));
+	changes_end();
+	return NULL;
+}
+
+/* R37: what is on its way is waited for, and "no" is never said instead. `asked`: the proxy can be asked besides its word. */
+static void secured_is_told_late(void **state)
+{
+	for (int asked = 0; asked < 2; asked++) {
+		struct teller t = { .stop = false };
+		struct hf_proxy_ops ops = own_ops;
+		struct hf_switch *sw;
+		uint64_t id;
+		int rc = -EAGAIN;
+
+		ops.check = asked ? own_check : NULL;
+		sw = open_own(&ops, NULL);
+		check_ok(hf_secure(sw, at(0), page, HF_READ | HF_NOTIFY, NULL, NULL, &id));
+		assert_int_equal(hf_secured_changed(sw, id), 0);
+		/* Never: that is said, too. */
+		hf_changes_begin(own.sink);
+		check_error(hf_secured_changed(sw, id), -EAGAIN, "ask again");
+		changes_end();
+		assert_int_equal(hf_secured_changed(sw, id), 0);
+		/* Later than for a moment. */
+		sem_init(&t.begun, 0, 0);
+		assert_int_equal(pthread_create(&t.id, NULL, tell_very_late, &t), 0);
+		sem_wait(&t.begun);
+		atomic_store(&t.stop, true);
+		for (int i = 0; i < 600 && rc == -EAGAIN; i++)
+			rc = hf_secured_changed(sw, id);
+		assert_int_equal(rc, 1);
+		pthread_join(t.id, NULL);
+		sem_destroy(&t.begun);
+		check_ok(hf_unsecure(sw, id));
+		check_ok(hf_switch_close(sw));
+	}
+}
+
 /* ------------------------------------------------------------------ ... and by parts */
 
 static unsigned touch_by(struct hf_provider *p, unsigned part, unsigned first)
@@ -1134,7 +1182,7 @@ int main(void)
 		cmocka_unit_test(the_word), cmocka_unit_test(unchecked_before_checked),
 		cmocka_unit_test(busy_index), cmocka_unit_test(two_providers),
 		cmocka_unit_test(sixty_four_providers), cmocka_unit_test(told_by_its_own_thread),
-		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(proxy_over_manual),
+		cmocka_unit_test(close_while_it_tells), cmocka_unit_test(secured_is_told_late), cmocka_unit_test(proxy_over_manual),
 		cmocka_unit_test(proxy_over_uffd), cmocka_unit_test(earlier_proxy_over_uffd),
 		cmocka_unit_test(told_by_parts), cmocka_unit_test(no_parts), cmocka_unit_test(told_by_numbers),
 		cmocka_unit_test(numbers_and_unchecked), cmocka_unit_test(not_able_here),

@@ -130,7 +130,10 @@ typedef void (*hf_changed_fn)(void *arg, void *addr, size_t len);
 int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_changed_fn changed,
 	      void *arg, uint64_t *id);
 
-/* 1 when the range or a part of it has changed since it was secured, 0 when not; -EINVAL. */
+/*
+ * 1 when the range or a part of it has changed since it was secured, 0 when not; -EINVAL. -EAGAIN: something was changing
+ * just now, and what that is was not told within a second; take it for changed, or ask again.
+ */
 int hf_secured_changed(struct hf_switch *sw, uint64_t id);
 
 /*
