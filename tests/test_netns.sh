@@ -52,7 +52,7 @@ serve() {
 	shift
 	ip netns exec $a "$tool" perf --listen "$address" "$@" >"$dir/server.out" 2>"$dir/server.log" &
 	server=$!
-	for i in $(seq 1 100); do
+	for i in $(seq 1 6000); do
 		grep -q '^listening at' "$dir/server.out" && return 0
 		kill -0 $server 2>/dev/null || break
 		sleep 0.1
@@ -73,7 +73,7 @@ ask() {
 	wanted=$1
 	address=$2
 	shift 2
-	timeout 60 ip netns exec $b "$tool" perf --connect "$address" --sizes 64K,1M --seconds 0.5 "$@" \
+	timeout 900 ip netns exec $b "$tool" perf --connect "$address" --sizes 64K,1M --seconds 0.5 "$@" \
 		>"$dir/client.out" 2>"$dir/client.log"
 	code=$?
 	[ $code -eq "$wanted" ] || fail "exit $code instead of $wanted: $address $*"
@@ -115,7 +115,7 @@ ask 0 'tcp:[fd77::1]:4002' --op write --secret-file "$dir/secret"
 stop
 
 # To listen at such an address without a secret is refused, too.
-timeout 60 ip netns exec $a "$tool" perf --listen tcp:10.77.0.1:4003 >"$dir/client.out" 2>"$dir/client.log"
+timeout 900 ip netns exec $a "$tool" perf --listen tcp:10.77.0.1:4003 >"$dir/client.out" 2>"$dir/client.log"
 [ $? -eq 3 ] || fail "listens without a secret"
 says 'secret' "to listen without a secret"
 

@@ -19,7 +19,7 @@ fail() {
 expect() {
 	wanted=$1
 	shift
-	timeout 60 "$tool" "$@" >"$out" 2>"$log"
+	timeout 900 "$tool" "$@" >"$out" 2>"$log"
 	code=$?
 	[ "$code" -eq "$wanted" ] || fail "exit $code instead of $wanted: $*"
 }
@@ -38,7 +38,7 @@ is() {
 	[ "$(number "$1")" "$2" "$3" ] || fail "$1 is '$(number "$1")', not $2 $3: $4"
 }
 
-timeout 60 "$tool" walk >"$out" 2>"$log"
+timeout 900 "$tool" walk >"$out" 2>"$log"
 if [ $? -eq 3 ]; then
 	cat "$log"
 	exit 77
@@ -54,7 +54,7 @@ grep -q 'NOT AS IT SHOULD BE' "$out" && fail "a step that is not as it should be
 
 # As JSON, with every proxy there is. What supervise can, the others say that they can't.
 for proxy in auto uffd supervise manual; do
-	timeout 60 "$tool" walk --proxy $proxy --json >"$out" 2>"$log"
+	timeout 900 "$tool" walk --proxy $proxy --json >"$out" 2>"$log"
 	code=$?
 	if [ $code -eq 3 ]; then
 		echo "not here: $proxy: $(cat "$log")"

@@ -216,12 +216,12 @@ static void stop_receiver(struct run *run)
 /* Why the run ended early: what the receiver said, or how it died, or what failed here. */
 static void explain(struct run *run, int err, char text[PERF_TEXT])
 {
-	enum { PATIENCE_MS = 200 };
+	/* who is gone is dead in a moment, if he was killed; else he may be alive, and wait for us */
+	int patience_ms = err == -ECONNRESET || err == -ESHUTDOWN || err == -EPIPE ? 30000 : 200, status;
 	char own[PERF_TEXT];
-	int status;
 
 	snprintf(own, sizeof(own), "%s", perf_reason(err));
-	if (run->side.last.kind != PERF_FAILED && perf_child_ended(run->receiver, PATIENCE_MS, &status)) {
+	if (run->side.last.kind != PERF_FAILED && perf_child_ended(run->receiver, patience_ms, &status)) {
 		pid_t pid = run->receiver;
 
 		run->receiver = 0;

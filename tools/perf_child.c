@@ -25,7 +25,7 @@ bool perf_child_ended(pid_t pid, int ms, int *status)
 
 void perf_child_stop(pid_t pid)
 {
-	enum { PATIENCE_MS = 3000 };
+	enum { PATIENCE_MS = 30000 };
 	int status;
 
 	if (!pid || perf_child_ended(pid, PATIENCE_MS, &status))

@@ -17,7 +17,7 @@
 #include "torture_race.h"
 
 #define SECURED (HF_READWRITE | HF_DENY)
-#define TRIES_TO_SECURE 100
+#define TRIES_TO_SECURE 1000
 
 /* Secured, or -errno. A change that is under way just now is waited for a little. */
 static int secure(struct hf_switch *sw, void *addr, size_t len, uint64_t *id)

@@ -11,7 +11,8 @@
 /* Below the usual RLIMIT_MEMLOCK of 8 MiB, with room for a huge page that is charged whole. */
 #define PROVIDER_OPTIONS "max_bytes=4194304"
 #define TRIES_TO_CACHE 10 /* a lookup goes round a change that is under way: ask again, 1 ms apart */
-#define TRIES_TO_DRAIN 2000
+#define TRIES_TO_SETTLE 60000 /* 1 ms apart: what has changed before is told by then, however slow the machine is */
+#define TRIES_TO_DRAIN 60000
 
 const char *verdict_name(enum verdict v)
 {
@@ -277,6 +278,15 @@ static int look(struct trial *t, bool check_bytes)
 	return 0;
 }
 
+/* What this process has changed before doesn't send the lookup round the cache. */
+static void wait_until_told(struct hf_provider *p)
+{
+	int i;
+
+	for (i = 0; i < TRIES_TO_SETTLE && hf_sync(p) == -EAGAIN; i++)
+		wait_1ms();
+}
+
 /* The lookup that fills the cache. False: the row is settled. */
 static bool look_before(struct trial *t)
 {
@@ -285,6 +295,7 @@ static bool look_before(struct trial *t)
 	for (i = 0; i < TRIES_TO_CACHE && !t->cached; i++) {
 		if (i)
 			wait_1ms();
+		wait_until_told(t->j->provider);
 		err = look(t, !i && !(t->c->flags & CHANGE_UNTOUCHED));
 		if (err)
 			break;
