@@ -26,8 +26,8 @@ choose_accel() {
 slab=slab_debug
 [ "$series" != 6.1 ] || slab=slub_debug
 debug="panic=-1 oops=panic panic_on_warn=1 $slab=FZPU page_poison=1 kfence.sample_interval=100
-	sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.hung_task_panic=1
-	watchdog_thresh=30 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=90 sysctl.kernel.panic_on_rcu_stall=1"
+	sysctl.kernel.hung_task_timeout_secs=300 sysctl.kernel.hung_task_panic=1
+	watchdog_thresh=60 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=240 sysctl.kernel.panic_on_rcu_stall=1"
 
 # boot OUT LIST SECONDS [WORD-FOR-THE-KERNEL | -QEMU-OPTION]...: results are shown as they come, if $quiet is empty.
 # $memory: MiB, which all are touched, for freed pages are poisoned.
