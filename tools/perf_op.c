@@ -320,13 +320,12 @@ static int join(struct op_side *s, const char *peer, const char *options)
 
 static int connect_to(struct op_side *s, const char *address)
 {
-	enum { PATIENCE_MS = 10000 };
 	struct hf_sock_info info;
 	char options[512];
 	int err;
 
 	op_options(&s->run, options, sizeof(options));
-	err = hf_connect(s->side.provider[PERF_CACHING], address, options, s->control_cq, PATIENCE_MS,
+	err = hf_connect(s->side.provider[PERF_CACHING], address, options, s->control_cq, OP_PATIENCE_MS,
 			 &s->control);
 	if (!err)
 		err = hf_sock_info(s->control, &info, sizeof(info));

@@ -65,9 +65,9 @@ quiet=1
 memory=640 # of each
 choose_accel
 echo "# four guests in which things go wrong"
-boot "$dir/control" control.list 600 panic_on_warn=0 & # else the first slab report ends it
-boot "$dir/control-warn" control-warn.list 300 &
-boot "$dir/control-end" control-end.list 300 panic_on_warn=0 &
+boot "$dir/control" control.list 2400 panic_on_warn=0 & # else the first slab report ends it
+boot "$dir/control-warn" control-warn.list 1200 &
+boot "$dir/control-end" control-end.list 1200 panic_on_warn=0 &
 boot "$dir/control-stuck" control-stuck.list 15 &
 wait
 for out in control control-warn control-end control-stuck; do

@@ -46,8 +46,8 @@
 #define DEBUG_EXIT 0xf4 /* the port of isa-debug-exit */
 #define KEEP 65536	/* bytes of a test's output, the last ones */
 #define SHOWN 150	/* lines of these, shown when it fails */
-#define KILL_MS 20000	/* a process that lives so long after SIGKILL is stuck in the kernel */
-#define SETTLE_MS 10000 /* an io_uring that nobody has lets its pages go a little later */
+#define KILL_MS 120000	/* a process that lives so long after SIGKILL is stuck in the kernel */
+#define SETTLE_MS 20000 /* an io_uring that nobody has lets its pages go a little later */
 
 /* D: an oops. M, B, W, L: machine check, bad page or slab, warning, lockup. Others say where modules come from. */
 #define TAINT_BAD (1ul << 4 | 1ul << 5 | 1ul << 7 | 1ul << 9 | 1ul << 14)
