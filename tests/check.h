@@ -247,7 +247,7 @@ static inline void check_quiet(struct hf_provider *p)
 {
 	int rc = hf_sync(p);
 
-	for (int i = 0; i < 10000 && rc; i++) {
+	for (int i = 0; i < 120000 && rc; i++) {
 		usleep(1000);
 		rc = hf_sync(p);
 	}
@@ -257,7 +257,7 @@ static inline void check_quiet(struct hf_provider *p)
 /* What is dead is let go by a thread of the library: wait for it. */
 static inline void check_pinned(struct hf_provider *p, uint64_t bytes)
 {
-	for (int i = 0; i < 10000 && check_stats(p).pinned_bytes != bytes; i++)
+	for (int i = 0; i < 120000 && check_stats(p).pinned_bytes != bytes; i++)
 		usleep(1000);
 	assert_int_equal(check_stats(p).pinned_bytes, bytes);
 }
