@@ -1164,7 +1164,7 @@ static void peer_is_gone(void **state)
 			close(e.fd[1]);
 			e.fd[1] = -1;
 			/* TCP takes the first for a peer that is gone; its answer then resets. */
-			for (int i = 0; i < 100 && !rc; i++) {
+			for (int i = 0; i < 10000 && !rc; i++) {
 				rc = ops->send(e.conn[0], &e.r[0], e.r[0].addr, MIB);
 				usleep(rc ? 0 : 1000);
 			}
