@@ -28,6 +28,7 @@
 
 #define SANITIZED (CHECK_ASAN || CHECK_TSAN)
 #define WATCHDOG_SECONDS 1200 /* of a hang only: far more than the slowest machine takes under load */
+#define SEEN_MS 600000
 #define FEW 2
 #define MANY 8
 #define TIMES(n) ((n) / (SANITIZED ? 8 : 1) / check_scale())
@@ -109,6 +110,7 @@ struct worker {
 	size_t len;
 	uint64_t lookups, hits, wrong;
 	bool (*seen)(const struct worker *w); /* NULL: `times` is enough */
+	uint64_t limit; /* ms; set when `times` were not enough */
 };
 
 /* An assert belongs to the main thread: the others note what went wrong. */
@@ -146,13 +148,19 @@ static struct worker join(struct worker *w, unsigned n)
 
 /*
  * A race that didn't come about shows nothing, and who runs when is up to the scheduler: a thread may have done all of its
- * times before another one had its first turn. So it goes on until it was seen; the watchdog bounds that.
+ * times before another one had its first turn. So it goes on until it was seen, for SEEN_MS at most.
  */
-static bool goes_on(const struct worker *w, unsigned done)
+static bool goes_on(struct worker *w, unsigned done)
 {
 	if (done < w->times)
 		return true;
-	return w->seen && !atomic_load(&faults) && (done % 16 || !w->seen(w));
+	if (!w->seen || atomic_load(&faults) || (done % 16 == 0 && w->seen(w)))
+		return false;
+	w->limit = w->limit ? w->limit : check_now_ms() + SEEN_MS;
+	if (check_now_ms() < w->limit)
+		return true;
+	fault("what the race is about never came about", 0);
+	return false;
 }
 
 static bool saw_hit(const struct worker *w)
