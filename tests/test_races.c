@@ -146,12 +146,12 @@ static struct worker join(struct worker *w, unsigned n)
 	return sum;
 }
 
+static _Atomic bool late; /* who changes memory all the time does it more slowly: nothing may be cached for it */
+
 /*
  * A race that didn't come about shows nothing, and who runs when is up to the scheduler: a thread may have done all of its
  * times before another one had its first turn. So it goes on until it was seen, for SEEN_MS at most.
  */
-static _Atomic bool late; /* who changes memory all the time does it more slowly: nothing may be cached for it */
-
 static bool goes_on(struct worker *w, unsigned done)
 {
 	if (done < w->times)
