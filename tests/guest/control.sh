@@ -60,6 +60,26 @@ for status in 0 1 35 124 134 ""; do
 	noticed "QEMU's status '$status'"
 done
 
+# What is the emulator's own fault (boot.sh), and what isn't.
+int3='[    3.968772] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI'
+emulator() {
+	(accel=tcg && emulator_failed "$dir/sample")
+}
+sample
+: >"$dir/sample/results"
+echo "$int3" >>"$dir/sample/console"
+emulator
+noticed "an int3 before the first process is QEMU's"
+sample
+echo "$int3" >>"$dir/sample/console"
+! emulator
+noticed "an int3 later is not"
+sample
+: >"$dir/sample/results"
+echo '[    3.968772] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI' >>"$dir/sample/console"
+! emulator
+noticed "nor is anything else"
+
 # Four guests at once: most of the time they wait for each other's processor, not for one that would be free.
 quiet=1
 memory=640 # of each
