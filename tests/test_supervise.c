@@ -1094,7 +1094,7 @@ static int several_switches(void *arg)
 
 /* ------------------------------------------------------------------ hazard 43: signals during the wait */
 
-#define SIGNALLED ((CHECK_TSAN ? 2000 : 20000) / check_scale())
+#define SIGNALLED ((CHECK_TSAN ? 2000 : 5000) / check_scale())
 
 static void on_signal(int sig)
 {

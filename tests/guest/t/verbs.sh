@@ -28,10 +28,10 @@ tool() {
 		echo "not ok - $name"
 	fi
 }
-tool torture-verbs-uffd holdfast torture --nic verbs:rxe0 --proxy uffd --seconds "${1:-10}"
+tool torture-verbs-uffd holdfast torture --nic verbs:rxe0 --proxy uffd --seconds "${1:-6}"
 if [ -f /modules/holdfast.ko ]; then
 	modprobe holdfast
-	tool torture-verbs-kmod holdfast torture --nic verbs:rxe0 --proxy kmod --seconds "${1:-10}"
+	tool torture-verbs-kmod holdfast torture --nic verbs:rxe0 --proxy kmod --seconds "${1:-6}"
 	tool walk-verbs-kmod holdfast walk --nic verbs:rxe0 --proxy kmod
 	rmmod holdfast
 fi
