@@ -1048,7 +1048,7 @@ static void test_close_while_written(void **state)
 	struct pair t;
 
 	/* On until one was cut off: the engine may have its turn first, and be done. */
-	for (int i = 0; i < 20 || !cut; i++) {
+	for (int i = 0; i < 20 / (int)check_scale() || !cut; i++) {
 		pair_open(&t, "proxy=manual", NULL, NULL, true);
 		x = mem_expose(&t.a, len, HF_READWRITE);
 		y = mem_reg(&t.b, len, HF_READ);
@@ -1108,7 +1108,7 @@ static void test_nothing_is_left(void **state)
 	unsigned fds = 0;
 	struct pair t;
 
-	for (int i = 0; i < 10; i++) {
+	for (int i = 0; i < (check_scale() > 1 ? 5 : 10); i++) {
 		pair_open(&t, NULL, NULL, NULL, i & 1);
 		move_once(&t, HF_OP_WRITE, 100, 0, 0);
 		if (i == 0)

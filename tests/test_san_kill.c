@@ -330,5 +330,7 @@ int main(void)
 		cmocka_unit_test(test_the_client_is_killed),
 	};
 
+	if (getenv("HF_TEST_FILTER"))
+		cmocka_set_test_filter(getenv("HF_TEST_FILTER"));
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }

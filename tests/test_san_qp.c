@@ -519,7 +519,7 @@ static void test_revoke_in_a_read(void **state)
 /* R28, as a race, with the NIC at full speed. */
 static void test_revoke_races(void **state)
 {
-	enum { ROUNDS = 60 };
+	const unsigned rounds = 60 / check_scale() + 1;
 	size_t len = MIB;
 	struct hf_segment seg;
 	struct hf_completion c;
@@ -533,13 +533,13 @@ static void test_revoke_races(void **state)
 	y = (struct mem){ .at = check_map(len), .len = len };
 	memset(y.at, 'w', len);
 	/* On until one was cut off: the NIC may have its turn first, and be done. */
-	for (unsigned i = 0; i < ROUNDS || !cut; i++) {
+	for (unsigned i = 0; i < rounds || !cut; i++) {
 		mem_expose_at(&t.a, &x, HF_WRITE);
 		check_ok(hf_mr_reg(t.b.s, y.at, len, HF_READ, &y.mr));
 		memset(x.at, 'o', len);
 		seg = seg_of(&y, 0, len);
 		post_rdma(&t.b, HF_OP_WRITE, &seg, x.descriptor, 0, NULL);
-		for (unsigned k = 0; k < i % ROUNDS * 20; k++)
+		for (unsigned k = 0; k < i % rounds * 20 * check_scale(); k++)
 			sched_yield();
 		check_ok(hf_mr_dereg(t.a.s, x.mr));
 		memset(x.at, 's', len);
@@ -1333,7 +1333,7 @@ static void test_close_while_polled(void **state)
 	m = (struct many){ .cq = t.b.cq, .taken = &over };
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(pthread_create(&id[i], NULL, poll_on, &m), 0);
-	for (int i = 0; i < 40; i++) {
+	for (int i = 0; i < 40 / (int)check_scale(); i++) {
 		check_ok(hf_connect(t.b.p, t.address, NULL, t.b.cq, PATIENCE_MS, &b));
 		check_ok(hf_accept(t.listener, t.b.cq, PATIENCE_MS, &a));
 		check_ok(hf_post_recv(a, NULL, 0, NULL));

@@ -1360,7 +1360,7 @@ static void one_end(unsigned seed, bool deny)
 static void t_end_storm(struct dev *d)
 {
 	bool deny = d->head->features & HOLDFAST_HAS_DENY;
-	uint64_t end = now_ns() + 5000000000ull;
+	uint64_t end = now_ns() + 3000000000ull;
 	unsigned n = 0, running = 0;
 	int st;
 
@@ -1627,7 +1627,7 @@ static void t_in_flux(struct dev *d)
 	MUST(page_at(second));
 	atomic_store(&stop_all, false);
 	MUST(pthread_create(&t, NULL, empty, &f) == 0);
-	for (end = now_ns() + 5000000000ull; now_ns() < end || !f.n; n++) {
+	for (end = now_ns() + 3000000000ull; now_ns() < end || !f.n; n++) {
 		uint64_t page;
 
 		*(volatile char *)second = 1;
@@ -1719,7 +1719,7 @@ static void t_storm(struct dev *d)
 		MUST(pthread_create(&t[i], NULL, storm, &st[i]) == 0);
 	}
 	MUST(pthread_create(&t[4], NULL, storm_reader, &st[0]) == 0);
-	for (int seconds = 0; seconds < 4 || done < 1000; seconds++) {
+	for (int seconds = 0; seconds < 3 || done < 1000; seconds++) {
 		sleep(1);
 		done = 0;
 		for (int i = 0; i < 4; i++)

@@ -51,5 +51,5 @@ else
 	cat /out/walk-verbs-revoke.txt
 	echo "not ok - walk finds what can be reached"
 fi
-tool perf-verbs holdfast perf --nic verbs:rxe0 --proxy uffd --seconds 4 --sizes 4K,1M
+tool perf-verbs holdfast perf --nic verbs:rxe0 --proxy uffd --seconds 2 --sizes 4K,1M
 [ ! -f /lib/holdfast-rdmacm ] || sh /t/verbs-address.sh
