@@ -739,7 +739,7 @@ static void *tell_slowly(void *arg)
 	sem_post(&t->begun);
 	while (!atomic_load(&t->stop))
 		usleep(1000);
-	usleep(30000); /* most likely it is being closed by now; if not, this proves less */
+	usleep(30000); /* most likely it is being closed, or asked, by now; if not, this proves less */
 	atomic_store(&t->told, true);
 	hf_changed(own.sink, (uintptr_t)at(0), (uintptr_t)at(1));
 	changes_end();
@@ -768,20 +768,6 @@ static void close_while_it_tells(void **state)
 	close_own(sw, p);
 }
 
-static void *tell_very_late(void *arg)
-{
-	struct teller *t = arg;
-
-	hf_changes_begin(own.sink);
-	sem_post(&t->begun);
-	while (!atomic_load(&t->stop))
-		usleep(1000);
-	usleep(50000); /* most likely it is asked by now; if not, this proves less */
-	hf_changed(own.sink, (uintptr_t)at(0), (uintptr_t)at(1));
-	changes_end();
-	return NULL;
-}
-
 /* R37: what is on its way is waited for, and "no" is never said instead. `asked`: the proxy can be asked besides its word. */
 static void secured_is_told_late(void **state)
 {
@@ -803,7 +789,7 @@ static void secured_is_told_late(void **state)
 		assert_int_equal(hf_secured_changed(sw, id), 0);
 		/* Later than for a moment. */
 		sem_init(&t.begun, 0, 0);
-		assert_int_equal(pthread_create(&t.id, NULL, tell_very_late, &t), 0);
+		assert_int_equal(pthread_create(&t.id, NULL, tell_slowly, &t), 0);
 		sem_wait(&t.begun);
 		atomic_store(&t.stop, true);
 		for (int i = 0; i < 600 && rc == -EAGAIN; i++)
