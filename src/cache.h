@@ -55,7 +55,7 @@ struct entry {
 	_Atomic uint8_t access;  /* set before it is published */
 	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; likewise */
 	bool changed;            /* pending: memory changed meanwhile; lock */
-	bool watched;            /* watch_id is to be unsecured */
+	_Atomic bool watched;    /* secure() has said so, and watch_id is to be unsecured; pending: before the NIC pins */
 } __attribute__((aligned(64)));
 
 /* What isn't looked up: see entry_side(). */
@@ -236,6 +236,10 @@ int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, st
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
+/* The same, but for placeholders that are not watched yet: what they will pin is of later. */
+int cache_drop_unseen(struct hf_cache *c, uint64_t start, uint64_t end);
+/* Is there anything that it would drop or mark? */
+bool cache_touches(struct hf_cache *c, uint64_t start, uint64_t end);
 /*
  * lock held: take a live entry out of the index and the list and mark it dead. The caller turns the gate behind it (or
  * behind several), and only then hands it over or looks for holds: hit.c.

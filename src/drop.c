@@ -49,7 +49,13 @@ static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint6
 	return dropped;
 }
 
-static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end)
+static bool touches(const struct entry *e, uint64_t start, uint64_t end)
+{
+	return entry_start(e) < end && entry_end(e) > start;
+}
+
+/* lock held. `unseen`: spare placeholders that are not watched yet. */
+static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
 {
 	int dropped = 0;
 
@@ -57,7 +63,7 @@ static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end)
 		dropped += drop_live(c, &c->index[i], start, end);
 	c->invalidations += (uint64_t)dropped;
 	for (struct entry *e = list_at(c, c->pending.head); e; e = list_after(c, e))
-		if (entry_start(e) < end && entry_end(e) > start)
+		if (touches(e, start, end) && (!unseen || atomic_load(&e->watched)))
 			e->changed = true;
 	return dropped;
 }
@@ -68,17 +74,45 @@ int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 
 	if (pthread_mutex_trylock(&c->lock) != 0)
 		return -EAGAIN;
-	dropped = drop_locked(c, start, end);
+	dropped = drop_locked(c, start, end, false);
+	pthread_mutex_unlock(&c->lock);
+	return dropped;
+}
+
+static int drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
+{
+	int dropped;
+
+	pthread_mutex_lock(&c->lock);
+	dropped = drop_locked(c, start, end, unseen);
 	pthread_mutex_unlock(&c->lock);
 	return dropped;
 }
 
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 {
-	int dropped;
+	return drop(c, start, end, false);
+}
+
+/*
+ * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped by then. The store
+ * of `watched` comes before the pin (miss.c), and this load comes after the change.
+ */
+int cache_drop_unseen(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	return drop(c, start, end, true);
+}
+
+bool cache_touches(struct hf_cache *c, uint64_t start, uint64_t end)
+{
+	uint32_t found;
+	bool any = false;
 
 	pthread_mutex_lock(&c->lock);
-	dropped = drop_locked(c, start, end);
+	for (int i = 0; i < 3 && !any; i++)
+		any = index_find_touching(&c->index[i], start, end, &found, 1) != 0;
+	for (struct entry *e = list_at(c, c->pending.head); e && !any; e = list_after(c, e))
+		any = touches(e, start, end) && atomic_load(&e->watched);
 	pthread_mutex_unlock(&c->lock);
-	return dropped;
+	return any;
 }

@@ -198,11 +198,18 @@ static inline uint64_t to_note(const struct hf_cache *c, const struct lookup *l,
 	       (l->unchecked && !switch_is_at_rest(c->sw, entry_parts(e))) ? 0 : l->gate;
 }
 
-/* No change of these parts is in flight, as this get has asked already or asks now. */
-static inline bool quiet(const struct hf_cache *c, struct lookup *l, unsigned parts)
+/*
+ * Check that no change of e is in flight, and that its range is still the memory that is watched, if the proxy can say
+ * so. A proxy that only knows its parts is asked once in a get for each part.
+ */
+static inline bool quiet(const struct hf_cache *c, struct lookup *l, const struct entry *e)
 {
+	unsigned parts = entry_parts(e);
+
 	if ((l->quiet & parts) == parts)
 		return true;
+	if (c->sw->ops.check_range)
+		return switch_check_range(c->sw, parts, entry_start(e), entry_end(e)) == 0;
 	if (switch_check(c->sw, parts) < 0)
 		return false;
 	l->quiet |= parts;
@@ -218,7 +225,7 @@ static inline bool find_again(struct hf_provider *p, struct recent *r, struct lo
 	    !covers(r, l->addr, l->len, l->access))
 		return false;
 	e = atomic_load_explicit(&r->entry, memory_order_relaxed);
-	if (word_of(e) != r->word || !quiet(c, l, entry_parts(e)))
+	if (word_of(e) != r->word || !quiet(c, l, e))
 		return false;
 	add_get(r, 1);
 	hold_fence();
@@ -303,7 +310,7 @@ static inline bool is_candidate(struct hf_cache *c, const struct entry *e, struc
 		return false;
 	l->edition = UINT64_MAX; /* there is one, even if it is of no use now */
 	/* What was read of it was of this life only if the word is still the same. */
-	return quiet(c, l, entry_parts(e));
+	return quiet(c, l, e);
 }
 
 /* What a lookup goes through: what hints name, then what the indexes do. */

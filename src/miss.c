@@ -111,9 +111,8 @@ static int make_room(struct hf_cache *c, uint64_t bytes, unsigned may, struct en
 
 static void unwatch(struct hf_cache *c, struct entry *e)
 {
-	if (e->watched)
+	if (atomic_exchange(&e->watched, false))
 		c->sw->ops.unsecure(c->sw->proxy, entry_start(e), entry_end(e), entry_side(c, e)->watch_id);
-	e->watched = false;
 }
 
 /*
@@ -273,7 +272,7 @@ static int arm_and_register(struct hf_cache *c, struct entry *e)
 		rc = c->sw->ops.secure(c->sw->proxy, entry_start(e), entry_end(e), entry_access(e), id);
 		if (rc < 0)
 			return rc;
-		e->watched = rc == HF_WATCHED;
+		atomic_store(&e->watched, rc == HF_WATCHED); /* before the NIC pins: drop.c */
 		atomic_store_explicit(&e->parts, (uint8_t)switch_parts(c->sw, *id), memory_order_relaxed);
 		note_parts(c, entry_parts(e));
 	}
@@ -468,13 +467,18 @@ static struct hold *find_made(struct hf_cache *c, struct thread_record *t, struc
 	return cache_find(c, t, &any);
 }
 
-/* 1: no change is in flight that could touch it, and it lives still. 0: it is gone. -EAGAIN: no quiet. */
+/*
+ * 1: no change is in flight that could touch it, and it lives still. 0: it is gone, or its memory was replaced unseen, and
+ * it was dropped. -EAGAIN: no quiet.
+ */
 static int stands(struct hf_cache *c, const struct hold *h)
 {
 	const struct entry *e = atomic_load_explicit(&h->entry, memory_order_relaxed);
-	int rc = switch_settle(c->sw, entry_parts(e));
+	int rc = switch_settle_range(c->sw, entry_parts(e), entry_start(e), entry_end(e));
 
-	return rc ? rc : !(atomic_load_explicit(&e->word, memory_order_acquire) & ENTRY_DEAD);
+	if (rc)
+		return rc == -ESTALE ? 0 : rc;
+	return !(atomic_load_explicit(&e->word, memory_order_acquire) & ENTRY_DEAD);
 }
 
 /* Registered for h: 0, or -errno. 1: there is one already, and *found holds it. */

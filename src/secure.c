@@ -16,7 +16,7 @@ struct secured {
 	uint32_t generation;       /* odd while in use: an id that was released is told from a new one */
 	uint64_t watch_id;         /* HF_NOTIFY */
 	uint64_t deny_id;          /* HF_DENY */
-	unsigned flags;            /* which of the two are in force */
+	_Atomic unsigned flags;    /* which of the two are in force */
 	bool changed;
 	hf_changed_fn fn;
 	void *arg;
@@ -40,6 +40,7 @@ void secured_destroy(struct secured_list *l)
 struct change {
 	struct secured_list *l;
 	struct range range;
+	bool unseen; /* only what is watched already has changed */
 };
 
 static void tell(uint32_t id, void *arg)
@@ -49,6 +50,8 @@ static void tell(uint32_t id, void *arg)
 	uint64_t from = c->range.start > s->range.start ? c->range.start : s->range.start;
 	uint64_t to = c->range.end < s->range.end ? c->range.end : s->range.end;
 
+	if (c->unseen && !(atomic_load(&s->flags) & HF_NOTIFY))
+		return;
 	s->changed = true;
 	if (s->fn)
 		s->fn(s->arg, (void *)(uintptr_t)from, to - from);
@@ -58,7 +61,7 @@ static void tell(uint32_t id, void *arg)
 int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try)
 {
 	struct secured_list *l = &sw->secured;
-	struct change change = { l, { start, end } };
+	struct change change = { l, { start, end }, false };
 
 	if (!try)
 		pthread_mutex_lock(&l->lock);
@@ -67,6 +70,32 @@ int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try
 	index_each_touching(&l->index, start, end, tell, &change);
 	pthread_mutex_unlock(&l->lock);
 	return 0;
+}
+
+/*
+ * A range whose secure() has not returned is left out: it may be this very call that found the memory unwatched. Whoever
+ * relies on that range looks at the memory after secure(), hence after the change.
+ */
+void secured_changed_unseen(struct hf_switch *sw, uint64_t start, uint64_t end)
+{
+	struct secured_list *l = &sw->secured;
+	struct change change = { l, { start, end }, true };
+
+	pthread_mutex_lock(&l->lock);
+	index_each_touching(&l->index, start, end, tell, &change);
+	pthread_mutex_unlock(&l->lock);
+}
+
+bool secured_touches(struct hf_switch *sw, uint64_t start, uint64_t end)
+{
+	struct secured_list *l = &sw->secured;
+	uint32_t found;
+	bool any;
+
+	pthread_mutex_lock(&l->lock);
+	any = index_find_touching(&l->index, start, end, &found, 1) != 0;
+	pthread_mutex_unlock(&l->lock);
+	return any;
 }
 
 /* False, and not locked: no memory. */

@@ -143,6 +143,24 @@ int switch_settle(const struct hf_switch *sw, unsigned parts)
 	return -EAGAIN;
 }
 
+int switch_settle_range(struct hf_switch *sw, unsigned parts, uint64_t start, uint64_t end)
+{
+	int rc = -EAGAIN;
+
+	for (int i = 0; i < 100 && rc == -EAGAIN; i++) {
+		rc = switch_check_range(sw, parts, start, end);
+		if (rc != -EAGAIN)
+			break;
+		if (i < 50)
+			sched_yield();
+		else
+			os_sleep_us(40);
+	}
+	if (rc == -ESTALE)
+		hf_changed_unseen(&sw->sink[0], start, end);
+	return rc;
+}
+
 /* What there was to be told at a moment. */
 struct untold {
 	uint64_t word[HF_SINK_PARTS];
@@ -242,6 +260,37 @@ int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 	}
 	pthread_mutex_unlock(&sw->lock);
 	return dropped;
+}
+
+void hf_changed_unseen(struct hf_sink *sink, uint64_t start, uint64_t end)
+{
+	struct hf_switch *sw = sink->sw;
+
+	pthread_mutex_lock(&sw->lock);
+	secured_changed_unseen(sw, start, end);
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		if (p)
+			cache_drop_unseen(&p->cache, start, end);
+	}
+	pthread_mutex_unlock(&sw->lock);
+}
+
+bool switch_has(struct hf_sink *sink, uint64_t start, uint64_t end)
+{
+	struct hf_switch *sw = sink->sw;
+	bool has;
+
+	pthread_mutex_lock(&sw->lock);
+	has = secured_touches(sw, start, end);
+	for (int i = 0; i < MAX_PROVIDERS && !has; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		has = p && cache_touches(&p->cache, start, end);
+	}
+	pthread_mutex_unlock(&sw->lock);
+	return has;
 }
 
 static int settle_all(struct hf_switch *sw, struct range r)
@@ -393,6 +442,8 @@ static int open_proxy(struct hf_switch *sw, const struct hf_proxy_ops *ops, void
 		sw->ops.check = NULL;
 	if (sw->options.fast || sw->parts == 1)
 		sw->ops.check_parts = NULL;
+	if (!sw->ops.check_parts)
+		sw->ops.check_range = NULL;
 	rc = ops->open(&sw->sink[0], flags, config, &sw->proxy);
 	if (!rc && sw->ops.able)
 		sw->ops.caps &= sw->ops.able(sw->proxy);

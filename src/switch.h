@@ -108,6 +108,23 @@ static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 	return switch_is_at_rest(sw, parts) ? 0 : -EAGAIN;
 }
 
+/*
+ * Check that [start, end), which is watched by `parts`, is still the memory that was watched, and that no change of it
+ * is in flight or being told. 0, -EAGAIN, or -ESTALE: it was replaced and nothing told of it. No lock.
+ */
+static inline int switch_check_range(const struct hf_switch *sw, unsigned parts, uint64_t start, uint64_t end)
+{
+	int rc;
+
+	if (!sw->ops.check_range)
+		return switch_check(sw, parts);
+	rc = sw->ops.check_range(sw->proxy, start, end, parts);
+	if (rc)
+		return rc;
+	atomic_thread_fence(memory_order_acquire); /* as in switch_check() */
+	return switch_is_at_rest(sw, parts) ? 0 : -EAGAIN;
+}
+
 /* The words alone are not exact: each get has to ask. */
 static inline bool switch_must_be_asked(const struct hf_switch *sw)
 {
@@ -116,6 +133,8 @@ static inline bool switch_must_be_asked(const struct hf_switch *sw)
 
 /* The same, but waits a little (about 2 ms at most) for quiet. */
 int switch_settle(const struct hf_switch *sw, unsigned parts);
+/* switch_check_range(), and the same wait. What is stale is dropped: -ESTALE. Takes locks. */
+int switch_settle_range(struct hf_switch *sw, unsigned parts, uint64_t start, uint64_t end);
 
 /*
  * All changes told by one of `parts` whose calls had returned when this was called are told: 0. It waits for that, be it for
@@ -127,8 +146,14 @@ int switch_wait_told(const struct hf_switch *sw, unsigned parts);
  * right all the same, but may be for nothing. */
 void switch_rest(const struct hf_switch *sw);
 
+/* Is anything in [start, end) cached, secured, or about to be pinned? Takes the locks of hf_changed_unseen(). */
+bool switch_has(struct hf_sink *sink, uint64_t start, uint64_t end);
+
 /* secure.c: told by the telling thread (try) or by hf_invalidate(). -EAGAIN: busy. */
 int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try);
+/* The same for ranges that are being watched already. Waits for the lock. */
+void secured_changed_unseen(struct hf_switch *sw, uint64_t start, uint64_t end);
+bool secured_touches(struct hf_switch *sw, uint64_t start, uint64_t end);
 void secured_init(struct secured_list *l);
 void secured_destroy(struct secured_list *l);
 

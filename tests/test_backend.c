@@ -1005,6 +1005,12 @@ static int over_check_parts(void *proxy, unsigned parts)
 	return over.under->check_parts(proxy, parts);
 }
 
+static int over_check_range(void *proxy, uint64_t start, uint64_t end, unsigned parts)
+{
+	over.checks++;
+	return over.under->check_range(proxy, start, end, parts);
+}
+
 /* `parts`: pass them on, or be of a time when there were none. */
 static void proxy_over(const char *name, bool parts)
 {
@@ -1022,6 +1028,8 @@ static void proxy_over(const char *name, bool parts)
 	ops.check = over_check;
 	if (ops.check_parts)
 		ops.check_parts = over_check_parts;
+	if (ops.check_range)
+		ops.check_range = over_check_range;
 	if (!parts) {
 		ops.caps &= ~HF_CAP_PARTS;
 		ops.size = offsetof(struct hf_proxy_ops, check_parts);

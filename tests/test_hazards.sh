@@ -65,7 +65,7 @@ function quoted(line) {
 }
 
 function want(number, proxy, outcome) {
-	wants[number, proxy, outcome == "SEEN" ? "exact" : outcome == "KEPT" || outcome == "EITHER" ? "kept" : outcome == "UNCACHED" ? \
+	wants[number, proxy, outcome == "SEEN" || outcome == "REPLACED" ? "exact" : outcome == "KEPT" || outcome == "EITHER" ? "kept" : outcome == "UNCACHED" ? \
 		"not cached" : tolower(outcome)] = 1
 }
 

@@ -1090,7 +1090,7 @@ const struct change changes[] = {
 	  "realloc moves a large block, its old addresses are mapped again" },
 	{ "shmdt-shmat", 7, GROUND_SYSV, 0, NULL, NULL, detach_and_attach, NULL,
 	  "shmdt, then shmat of another segment there" },
-	{ "shm-remap", 7, GROUND_PRIVATE, 0, "uffd", NULL, attach_segment, NULL,
+	{ "shm-remap", 7, GROUND_PRIVATE, 0, NULL, NULL, attach_segment, NULL,
 	  "shmat(SHM_REMAP) over private anonymous memory" },
 	{ "remap-file-pages", 8, GROUND_MEMFD, 0, NULL, NULL, other_file_pages, NULL,
 	  "remap_file_pages to other pages of the memfd" },

@@ -254,6 +254,14 @@ struct hf_proxy_ops {
 
 	/* optional: what of `caps` this one can do here, where that depends on the kernel. Asked once, after open(). */
 	unsigned (*able)(void *proxy);
+
+	/*
+	 * optional, with check_parts(): the same for one range that secure() has answered HF_WATCHED for. `parts`: as
+	 * secure() said. 0: no change that is told by one of `parts` is in flight, and all of [start, end) is memory that
+	 * is watched. -EAGAIN: a change is in flight. -ESTALE: a part of the range is not watched, so it was replaced and
+	 * nothing told of it; the library drops what is cached there. No lock, no allocation: called on every exact hit.
+	 */
+	int (*check_range)(void *proxy, uint64_t start, uint64_t end, unsigned parts);
 };
 
 /*
@@ -267,6 +275,13 @@ int hf_changed(struct hf_sink *sink, uint64_t start, uint64_t end);
 int hf_changes_end(struct hf_sink *sink);
 /* The word: even at rest, odd while changes are being told. */
 uint64_t hf_changes_word(const struct hf_sink *sink);
+
+/*
+ * Drop what is cached or secured in [start, end), and make each registration that is under way there start over. Not
+ * the caller's own: its secure() has not returned. For secure(), which found that memory in the range was not watched:
+ * what the library has of it is of earlier memory. Any thread but the telling one; blocks for short locks.
+ */
+void hf_changed_unseen(struct hf_sink *sink, uint64_t start, uint64_t end);
 
 /*
  * A sink has HF_SINK_PARTS parts, each a sink of its own, so that what is told by one does not disturb the hits in

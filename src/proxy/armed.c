@@ -67,19 +67,35 @@ uint64_t armed_since(struct armed *a, unsigned part)
 	return atomic_load_explicit(&a->left[part].count, memory_order_acquire);
 }
 
-void armed_remember(struct armed *a, unsigned part, uint64_t since, uint64_t start, uint64_t end)
+/* lock held. One of the slots that have become free, or NULL. */
+static struct armed_slot *forget(struct armed *a, uint64_t start, uint64_t end)
 {
-	struct armed_slot *to = NULL;
+	struct armed_slot *freed = NULL;
 
-	pthread_mutex_lock(&a->lock);
 	for (unsigned i = 0; i < ARMED_SLOTS; i++) {
 		struct armed_slot *s = &a->slot[i];
 
 		if (s->start >= end || s->end <= start)
 			continue;
 		s->start = s->end = 0;
-		to = s;
+		freed = s;
 	}
+	return freed;
+}
+
+void armed_forget(struct armed *a, uint64_t start, uint64_t end)
+{
+	pthread_mutex_lock(&a->lock);
+	forget(a, start, end);
+	pthread_mutex_unlock(&a->lock);
+}
+
+void armed_remember(struct armed *a, unsigned part, uint64_t since, uint64_t start, uint64_t end)
+{
+	struct armed_slot *to;
+
+	pthread_mutex_lock(&a->lock);
+	to = forget(a, start, end);
 	if (!to)
 		to = &a->slot[a->next++ % ARMED_SLOTS];
 	*to = (struct armed_slot){ start, end, since, part };

@@ -65,6 +65,8 @@ bool armed_lately_left(struct armed *a, uint64_t start, uint64_t end);
 
 /* And nothing that it touches is armed otherwise. */
 void armed_remember(struct armed *a, unsigned part, uint64_t since, uint64_t start, uint64_t end);
+/* Forget what touches the range: it is not armed as it was. */
+void armed_forget(struct armed *a, uint64_t start, uint64_t end);
 /* The part in which all of [start, end) is armed, for a caller whose placeholder is where it will be told; or -1. */
 int armed_find(struct armed *a, uint64_t start, uint64_t end);
 

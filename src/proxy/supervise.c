@@ -346,6 +346,13 @@ static int supervise_check_parts(void *proxy, unsigned parts)
 	return p->uffd ? hf_proxy_uffd.check_parts(p->uffd, parts & ~(1u << SUPERVISE_PART)) : 0;
 }
 
+static int supervise_check_range(void *proxy, uint64_t start, uint64_t end, unsigned parts)
+{
+	struct supervise *p = proxy;
+
+	return p->uffd ? hf_proxy_uffd.check_range(p->uffd, start, end, parts & ~(1u << SUPERVISE_PART)) : 0;
+}
+
 static int supervise_check(void *proxy)
 {
 	return supervise_check_parts(proxy, (1u << HF_SINK_PARTS) - 1);
@@ -371,4 +378,5 @@ const struct hf_proxy_ops hf_proxy_supervise = {
 	.deny = deny,
 	.check_parts = supervise_check_parts,
 	.probe = probe,
+	.check_range = supervise_check_range,
 };

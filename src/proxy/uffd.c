@@ -31,12 +31,36 @@
  * What is armed at that address later, in whichever part, is no matter of this entry, which is dead by then or
  * about to be told. So it is free to choose where a mapping is armed first, and the choice is for speed only.
  *
+ * Events that never come. The kernel drops an event when its thread is killed in the call, SHM_REMAP posts none, another
+ * userfaultfd of the program may take the watch away (UFFDIO_UNREGISTER, before 6.17), and the program may close our
+ * descriptors, which disarms everything. So a hit doesn't rely on the count and the word alone. It also asks whether its
+ * range is one mapping with a userfaultfd (UFFDIO_CONTINUE), and memory that must be armed anew was not watched: what is
+ * cached there is dropped. A hit must not see the new arming before the drop:
+ *
+ *   getter H: hit of e at a          change, unseen        getter G: secure(a)
+ *   ----------------------------     ------------------    ------------------------------
+ *                                    munmap, mmap
+ *   is a armed? no: not a hit
+ *                                                          arming = [a, ...)
+ *                                                          UFFDIO_REGISTER
+ *   is a armed? yes
+ *   arming touches a: not a hit
+ *                                                          drops e, marks placeholders
+ *                                                          arming = nothing
+ *   is a armed? yes
+ *   arming is nothing; e is dead: not a hit
+ *
+ * What is left: any userfaultfd counts as a watch, also one of the program's, and a mapping that grows or moves by mremap
+ * takes the watch with it. So an event must be lost *and* one of these must follow at the same address; or it must be lost
+ * between secure()'s question whether a mapping is armed and its arming. MADV_DONTNEED in a process that shares the memory,
+ * which is killed between the two steps of it, leaves the watch as it is.
+ *
  * MADV_DONTNEED, _FREE and _REMOVE are told *before* the pages go, and nothing tells that they are gone:
  * quarantine.h.
  *
- * What it can't see, on any kind of mapping: truncation and hole punching by way of the file, shmdt,
+ * What no event tells, on any kind of mapping: truncation and hole punching by way of the file, shmdt,
  * SHM_REMAP, remap_file_pages, MADV_GUARD_INSTALL. All but SHM_REMAP and guards need memory that has a file
- * behind it; so only plain private anonymous memory is watched (I6), and `doctor` shows the two blind spots.
+ * behind it; so only plain private anonymous memory is watched (I6). A hit finds out SHM_REMAP; guards are a blind spot.
  *
  * Whole mappings are armed, never a part: a part would split the program's mapping, whose mremap() would then
  * fail, and 32 000 buffers would use up vm.max_map_count. Nothing is disarmed before the close: it
@@ -56,6 +80,7 @@
 
 #include "../maps.h"
 #include "../os.h"
+#include "../switch.h"
 #include "../thread.h"
 #include "armed.h"
 #include "proxy.h"
@@ -92,6 +117,8 @@ struct uffd {
 	unsigned flags;
 	_Atomic unsigned seams; /* mappings that were armed in another part than a neighbour, ever */
 	pthread_mutex_t making; /* of contexts; the event thread never takes it */
+	pthread_mutex_t anew;   /* arming what is not armed; the event thread never takes it */
+	_Atomic uint64_t anew_start, anew_end; /* what is being armed anew; empty: nothing. Written under `anew` */
 	struct os_thread thread;
 	struct quarantine quarantine;
 	struct armed armed;
@@ -326,6 +353,7 @@ static void uffd_free(struct uffd *u)
 	if (u->wake_fd >= 0)
 		close(u->wake_fd);
 	armed_destroy(&u->armed);
+	pthread_mutex_destroy(&u->anew);
 	pthread_mutex_destroy(&u->making);
 	os_pool_unmap(u, sizeof(*u));
 }
@@ -359,6 +387,7 @@ int uffd_open_parts(struct hf_sink *sink, unsigned flags, unsigned parts, void *
 		u->context[i].sink = hf_sink_part(sink, i);
 	}
 	pthread_mutex_init(&u->making, NULL);
+	pthread_mutex_init(&u->anew, NULL);
 	armed_init(&u->armed);
 	u->wake_fd = os_eventfd();
 	rc = u->wake_fd < 0 ? hf_set_error(u->wake_fd, "eventfd: %s", strerror(-u->wake_fd)) : start(u);
@@ -447,19 +476,50 @@ static int arm_in(struct uffd *u, unsigned part, uint64_t start_, uint64_t end)
 	return !FAULT("UFFDIO_REGISTER") && ioctl(u->context[part].fd, UFFDIO_REGISTER, &r) == 0 ? 0 : errno;
 }
 
+/*
+ * Ask the kernel whether one mapping that has a userfaultfd covers [start, end): 0; -ENOENT: none does; -EAGAIN: a change is
+ * in flight in this part; another -errno: nothing to build on, the descriptor is not ours any more. UFFDIO_CONTINUE is for
+ * shared memory: of anonymous memory it says EINVAL behind all other checks, and it changes nothing.
+ */
+static int ask_armed(const struct context *c, uint64_t start, uint64_t end)
+{
+	struct uffdio_continue none = { .range = { start, end - start }, .mode = UFFDIO_CONTINUE_MODE_DONTWAKE };
+
+	if (ioctl(c->fd, UFFDIO_CONTINUE, &none) == 0)
+		return -ENOENT; /* shared memory by now, which is not what was armed */
+	return errno == EINVAL ? 0 : errno == EEXIST || errno == EFAULT ? -ENOENT : -errno;
+}
+
 static int is_plain(const struct vma *v, void *arg)
 {
 	return v->shared || v->file || !v->writable;
 }
 
-/* Is the page there armed, in whichever part? Only plain memory is asked about: see remembered(). */
+/* Is the page there armed, in whichever part? Only plain memory is asked about: a private memfd is shared memory here. */
 static bool is_armed(struct uffd *u, uint64_t at)
 {
 	uint64_t page = os_page_size();
-	struct uffdio_continue none = { .range = { at, page } };
 
 	return at && at < UINT64_MAX - page && maps_walk(at, at + page, is_plain, NULL) == 0 &&
-	       ioctl(u->context[0].fd, UFFDIO_CONTINUE, &none) < 0 && errno == EINVAL;
+	       ask_armed(&u->context[0], at, at + page) == 0;
+}
+
+/* Is all of [start, end) armed? Mapping by mapping. 0, -EAGAIN or -ESTALE. No lock, no allocation. */
+static int each_is_armed(const struct context *c, uint64_t start, uint64_t end)
+{
+	struct vma v;
+
+	for (uint64_t at = start; at < end; at = v.end) {
+		int rc = maps_next(at, &v);
+
+		if (rc == -ENOENT || (!rc && (v.start > at || v.shared || v.file)))
+			return -ESTALE;
+		if (!rc)
+			rc = ask_armed(c, at, v.end < end ? v.end : end);
+		if (rc)
+			return rc == -ENOENT ? -ESTALE : -EAGAIN;
+	}
+	return 0;
 }
 
 #define MAX_SEAMS 1024
@@ -491,10 +551,9 @@ static int arm_as_neighbours(struct uffd *u, const struct vma *v, unsigned *part
 	return err ? EBUSY : 0;
 }
 
-/* Where it is armed, in *part; *since is from before. */
-static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *since)
+/* Arm v in any part: 0 and *part, *since is from before. Or the errno. */
+static int arm_somewhere(struct uffd *u, const struct vma *v, unsigned *part, uint64_t *since)
 {
-	struct uffd *u = l->u;
 	unsigned first = choose_part(u, v);
 	int err = arm_as_neighbours(u, v, part, since);
 
@@ -507,6 +566,57 @@ static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *si
 		*since = armed_since(&u->armed, *part);
 		err = arm_in(u, *part, v->start, v->end);
 	}
+	return err;
+}
+
+/*
+ * Is v armed already? Any context may be asked, so one in which no change is in flight is looked for. A private mapping of a
+ * memfd is shared memory to UFFDIO_CONTINUE and can't be asked about: relax=file trusts the events.
+ */
+static bool is_armed_whole(struct uffd *u, const struct vma *v)
+{
+	int rc = -EAGAIN;
+
+	for (unsigned i = 0; i < HF_SINK_PARTS && rc && rc != -ENOENT && !v->file; i++)
+		if (u->context[i].fd >= 0)
+			rc = ask_armed(&u->context[i], v->start, v->end);
+	return v->file || !rc;
+}
+
+/*
+ * Arm v. If it was not armed, all that the library has of it is of earlier memory, of which nothing was told, and is
+ * dropped. From before the arming until then no hit there is allowed: the drawing at the top. Where the library has nothing
+ * the kernel is not asked: the question prepares untouched memory for its first page, and the kernel doesn't merge
+ * it with its neighbours any more.
+ */
+static int arm_marked(struct uffd *u, const struct vma *v, unsigned *part, uint64_t *since)
+{
+	struct hf_sink *sink = u->context[0].sink;
+	bool armed;
+	int err;
+
+	pthread_mutex_lock(&u->anew);
+	armed = switch_has(sink, v->start, v->end) && is_armed_whole(u, v);
+	if (!armed) {
+		armed_forget(&u->armed, v->start, v->end);
+		atomic_store(&u->anew_start, v->start);
+		atomic_store(&u->anew_end, v->end);
+	}
+	err = arm_somewhere(u, v, part, since);
+	if (!armed) {
+		hf_changed_unseen(sink, v->start, v->end);
+		atomic_store_explicit(&u->anew_end, 0, memory_order_release);
+	}
+	pthread_mutex_unlock(&u->anew);
+	return err;
+}
+
+/* Where it is armed, in *part; *since is from before. */
+static int arm(struct look *l, const struct vma *v, unsigned *part, uint64_t *since)
+{
+	struct uffd *u = l->u;
+	int err = arm_marked(u, v, part, since);
+
 	if (!err)
 		return HF_WATCHED;
 	if (err == EBUSY)
@@ -593,17 +703,14 @@ static int look_and_arm(struct look *l, uint64_t end)
 
 /*
  * The part in which it is remembered to be armed (armed.h): the caller's placeholder is where it will be told. Or -1.
- * SHM_REMAP takes a mapping away with no event, so the kernel is asked, too: UFFDIO_CONTINUE is for shared memory only,
- * and answers EINVAL for anonymous memory. Before that, ENOENT where no single mapping that has a userfaultfd covers
- * the range, and EAGAIN while a change is in flight. What became read-only meanwhile is still armed: the rights are
- * the NIC's to see, and the cache's.
+ * Not every change has an event, so the kernel is asked besides. What became read-only meanwhile is still armed: the
+ * NIC and the cache look at the rights.
  */
 static int remembered(struct uffd *u, uint64_t start_, uint64_t end)
 {
 	int part = armed_find(&u->armed, start_, end);
-	struct uffdio_continue none = { .range = { start_, end - start_ } };
 
-	return part >= 0 && ioctl(u->context[part].fd, UFFDIO_CONTINUE, &none) < 0 && errno == EINVAL ? part : -1;
+	return part >= 0 && ask_armed(&u->context[part], start_, end) == 0 ? part : -1;
 }
 
 static int uffd_secure(void *proxy, uint64_t start_, uint64_t end, unsigned access, uint64_t *id)
@@ -633,6 +740,31 @@ static int uffd_check_parts(void *proxy, unsigned parts)
 	return 0;
 }
 
+/*
+ * The count of each part, and whether the range is still armed; then whether it is being armed anew. With relax=file the
+ * range may be a private mapping of a memfd, which must not be asked about: the counts alone.
+ */
+static int uffd_check_range(void *proxy, uint64_t start_, uint64_t end, unsigned parts)
+{
+	struct uffd *u = proxy;
+	unsigned first = (unsigned)__builtin_ctz(parts | 1u << (HF_SINK_PARTS - 1));
+	const struct context *c = &u->context[first];
+	int rc;
+
+	if ((u->flags & HF_PROXY_RELAX_FILE) || c->fd < 0)
+		return uffd_check_parts(u, parts);
+	if (uffd_check_parts(u, parts & ~(1u << first)))
+		return -EAGAIN;
+	rc = ask_armed(c, start_, end);
+	if (rc == -ENOENT)
+		rc = each_is_armed(c, start_, end);
+	if (rc)
+		return rc == -ESTALE ? rc : -EAGAIN;
+	atomic_thread_fence(memory_order_acquire);
+	return atomic_load_explicit(&u->anew_start, memory_order_acquire) < end &&
+	       atomic_load_explicit(&u->anew_end, memory_order_acquire) > start_ ? -EAGAIN : 0;
+}
+
 static int uffd_check(void *proxy)
 {
 	return uffd_check_parts(proxy, (1u << HF_SINK_PARTS) - 1);
@@ -649,4 +781,5 @@ const struct hf_proxy_ops hf_proxy_uffd = {
 	.unsecure = uffd_unsecure,
 	.check = uffd_check,
 	.check_parts = uffd_check_parts,
+	.check_range = uffd_check_range,
 };
