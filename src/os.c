@@ -6,6 +6,7 @@
 #include <holdfast/backend.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -90,6 +91,16 @@ static void *thread_main(void *p)
 	return t->fn(t->arg);
 }
 
+/* A thread that inherited SCHED_FIFO could keep from running those for which it waits. */
+static void set_normal_policy(pthread_attr_t *attr)
+{
+	struct sched_param none = { .sched_priority = 0 };
+
+	pthread_attr_setschedpolicy(attr, SCHED_OTHER);
+	pthread_attr_setschedparam(attr, &none);
+	pthread_attr_setinheritsched(attr, PTHREAD_EXPLICIT_SCHED);
+}
+
 /* The program's signals are not for our threads: block all while the thread is created. */
 static int create_blocked(struct os_thread *t, pthread_attr_t *attr)
 {
@@ -98,7 +109,12 @@ static int create_blocked(struct os_thread *t, pthread_attr_t *attr)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	set_normal_policy(attr);
 	rc = pthread_create(&t->id, attr, thread_main, t);
+	if (rc == EPERM) { /* a sandbox forbids to set a policy */
+		pthread_attr_setinheritsched(attr, PTHREAD_INHERIT_SCHED);
+		rc = pthread_create(&t->id, attr, thread_main, t);
+	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return -rc;
 }
@@ -191,6 +207,16 @@ void os_sleep_us(unsigned us)
 	nanosleep(&ts, NULL);
 }
 
+void os_yield(void)
+{
+	int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+
+	if (policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE)
+		sched_yield();
+	else
+		os_sleep_us(50);
+}
+
 uint64_t os_now_ns(void)
 {
 	struct timespec ts;
@@ -230,8 +256,21 @@ void os_fork_word_free(_Atomic uint32_t *word)
 #define FORK_FDS 4096
 static _Atomic int fork_fds[FORK_FDS]; /* fd + 1; 0 is free */
 
+static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&fork_lock);
+}
+
+static void after_fork(void)
+{
+	pthread_mutex_unlock(&fork_lock);
+}
+
 static void close_in_child(void)
 {
+	pthread_mutex_unlock(&fork_lock);
 	for (int i = 0; i < FORK_FDS; i++) {
 		int fd = atomic_exchange(&fork_fds[i], 0) - 1;
 
@@ -242,14 +281,35 @@ static void close_in_child(void)
 
 static void watch_forks(void)
 {
-	pthread_atfork(NULL, NULL, close_in_child);
+	pthread_atfork(before_fork, after_fork, close_in_child);
 }
 
-int hf_close_on_fork(int fd)
+static void watch_forks_once(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, watch_forks);
+}
+
+void os_forks_hold(sigset_t *old)
+{
+	sigset_t all;
+
+	watch_forks_once();
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, old);
+	pthread_mutex_lock(&fork_lock);
+}
+
+void os_forks_go(const sigset_t *old)
+{
+	pthread_mutex_unlock(&fork_lock);
+	pthread_sigmask(SIG_SETMASK, old, NULL);
+}
+
+int hf_close_on_fork(int fd)
+{
+	watch_forks_once();
 	for (int i = 0; i < FORK_FDS; i++) {
 		int empty = 0;
 

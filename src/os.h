@@ -7,6 +7,7 @@
 #define HF_OS_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,7 +36,18 @@ uint64_t os_page_size(void);
 void *os_pool_map(size_t bytes);
 void os_pool_unmap(void *base, size_t bytes);
 
-/* A thread of the library's own: all signals blocked, its stack from os_pool_map(). 0 or -errno. */
+/*
+ * Keep every other thread from forking until os_forks_go(), with all signals blocked: a handler may
+ * fork. A descriptor is created and passed to hf_close_on_fork() between the two, or closed and
+ * passed to hf_close_on_fork_done(). A child then never keeps one that is not in the list.
+ */
+void os_forks_hold(sigset_t *old);
+void os_forks_go(const sigset_t *old);
+
+/*
+ * A thread of the library's own: all signals blocked, policy SCHED_OTHER, its stack from
+ * os_pool_map(). 0 or -errno.
+ */
 struct os_thread {
 	pthread_t id;
 	void *stack;
@@ -56,6 +68,8 @@ int os_random(void *out, size_t size); /* at most 256 bytes; blocks only early i
 void os_wait(_Atomic uint32_t *word, uint32_t seen);
 void os_wake_all(_Atomic uint32_t *word);
 void os_sleep_us(unsigned us);
+/* Let threads of normal priority run. A real-time caller sleeps: its sched_yield() would not. */
+void os_yield(void);
 uint64_t os_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* The same, but that the kernel wipes it to 0 in every forked child (MADV_WIPEONFORK, Linux 4.14). */

@@ -2,7 +2,6 @@
 #include "switch.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -130,13 +129,19 @@ int hf_changes_end(struct hf_sink *sink)
 	return 0;
 }
 
+void switch_blind(struct hf_sink *sink)
+{
+	hf_changes_begin(sink);
+	atomic_store(&sink->blind, true);
+}
+
 int switch_settle(const struct hf_switch *sw, unsigned parts)
 {
 	for (int i = 0; i < 100; i++) {
 		if (switch_check(sw, parts) == 0)
 			return 0;
 		if (i < 50)
-			sched_yield();
+			os_yield();
 		else
 			os_sleep_us(40);
 	}
@@ -220,7 +225,7 @@ int switch_wait_told(const struct hf_switch *sw, unsigned parts)
 	note_untold(sw, &u);
 	for (unsigned i = 0; !is_told(sw, parts, &u); i++) {
 		if (i < 50) {
-			sched_yield();
+			os_yield();
 			continue;
 		}
 		if (!began)
@@ -235,7 +240,7 @@ int switch_wait_told(const struct hf_switch *sw, unsigned parts)
 void switch_rest(const struct hf_switch *sw)
 {
 	for (int i = 0; i < 20 && !switch_is_at_rest(sw, PARTS_ALL); i++)
-		sched_yield();
+		os_yield();
 }
 
 /* ------------------------------------------------------------------ told by the program */
@@ -351,6 +356,8 @@ int switch_add(struct hf_switch *sw, struct hf_provider *p)
  *   fence                            reads the slot
  *   word even: it will see NULL      tells
  *   word odd: wait until it moves    word even
+ *
+ * A part that is blind stays odd for good, and its telling thread is out of it.
  */
 void switch_remove(struct hf_switch *sw, struct hf_provider *p)
 {
@@ -366,7 +373,7 @@ void switch_remove(struct hf_switch *sw, struct hf_provider *p)
 	for (int i = 0; i < HF_SINK_PARTS; i++) {
 		uint64_t w = hf_changes_word(&sw->sink[i]);
 
-		while ((w & 1) && hf_changes_word(&sw->sink[i]) == w)
+		while ((w & 1) && hf_changes_word(&sw->sink[i]) == w && !atomic_load(&sw->sink[i].blind))
 			os_sleep_us(20);
 	}
 }

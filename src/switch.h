@@ -37,6 +37,7 @@ struct range {
 /* One part. Its word is on a cache line that other parts don't write to, for each is far longer than a line. */
 struct hf_sink {
 	_Atomic uint64_t word;      /* even at rest, odd while changes are told */
+	_Atomic bool blind;         /* nothing is told by it any more: the word stays odd */
 	struct hf_switch *sw;
 	unsigned kept_count;        /* the telling thread's own */
 	struct range kept[MAX_KEPT];
@@ -73,6 +74,9 @@ int switch_enter(const struct hf_switch *sw);
 /* Add to, or take from, those that are told. After switch_remove the telling thread is out of it. */
 int switch_add(struct hf_switch *sw, struct hf_provider *p);
 void switch_remove(struct hf_switch *sw, struct hf_provider *p);
+
+/* The telling thread has lost what it reads from: leave the word odd for good. Its last call for this part. */
+void switch_blind(struct hf_sink *sink);
 
 /* Nothing is being told by one of `parts` at this moment. Doesn't ask the proxy. */
 static inline bool switch_is_at_rest(const struct hf_switch *sw, unsigned parts)

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -584,6 +585,93 @@ static void test_open_fork_close_many_times(void **state)
 	unmap(p);
 }
 
+/*
+ * A child that is forked while a switch opens or closes must not keep its userfaultfds: the unmap would
+ * wait for a reader that has ended. The children stay until all rounds are done.
+ */
+#define STORM_FORKS 400
+
+struct storm {
+	_Atomic bool over;
+	_Atomic unsigned rounds;
+};
+
+static void *come_and_go(void *arg)
+{
+	struct storm *storm = arg;
+
+	while (!atomic_load(&storm->over)) {
+		unsigned char *p = map();
+		struct hf_provider *own;
+		struct hf_switch *s;
+
+		s = check_switch("proxy=uffd");
+		own = check_sim(s, NULL, NULL);
+		check_touch(own, p, len, HF_READ);
+		check_close(s, own);
+		unmap(p);
+		atomic_fetch_add(&storm->rounds, 1);
+	}
+	return NULL;
+}
+
+static void test_forks_while_switches_come_and_go(void **state)
+{
+	static pid_t child[STORM_FORKS];
+	struct storm storm = { 0 };
+	unsigned seen;
+	pthread_t t;
+
+	assert_int_equal(pthread_create(&t, NULL, come_and_go, &storm), 0);
+	for (unsigned i = 0; i < STORM_FORKS; i++) {
+		child[i] = fork();
+		if (!child[i]) {
+			alarm(CHILD_SECONDS);
+			for (;;)
+				pause();
+		}
+		assert_true(child[i] > 0);
+	}
+	seen = atomic_load(&storm.rounds);
+	while (atomic_load(&storm.rounds) < seen + 2)
+		usleep(1000); /* the watchdog ends a hang */
+	atomic_store(&storm.over, true);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	for (unsigned i = 0; i < STORM_FORKS; i++) {
+		kill(child[i], SIGKILL);
+		assert_int_equal(ended(child[i]), 128 + SIGKILL);
+	}
+}
+
+/* The program closes descriptors that are not its own. A close of ours must end all the same. */
+static void close_userfaultfds(void)
+{
+	char path[64], text[64];
+
+	for (int fd = 3; fd < 1024; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, text, sizeof(text) - 1);
+		text[n < 0 ? 0 : n] = 0;
+		if (strstr(text, "userfaultfd"))
+			close(fd);
+	}
+}
+
+static void test_close_after_the_program_closed_ours(void **state)
+{
+	unsigned char *p = map(), *q = map();
+
+	open_both(state);
+	assert_true(becomes_a_hit(provider, p));
+	close_userfaultfds();
+	check_touch(provider, q, len, HF_READ);
+	assert_int_equal(close_both(state), 0);
+	unmap(p);
+	unmap(q);
+}
+
 /* ------------------------------------------------------------------ a child with a cache of its own */
 
 static int child_has_its_own(void *arg)
@@ -858,6 +946,8 @@ int main(void)
 		over_uring(test_spawned_program_keeps_no_descriptor),
 		cmocka_unit_test(test_parent_closes_while_a_child_sleeps),
 		cmocka_unit_test(test_open_fork_close_many_times),
+		cmocka_unit_test(test_forks_while_switches_come_and_go),
+		cmocka_unit_test(test_close_after_the_program_closed_ours),
 		over_uring(test_child_with_its_own),
 		over_uring(test_child_with_its_own_forks),
 	};

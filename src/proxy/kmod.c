@@ -74,7 +74,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -168,16 +167,19 @@ static void *event_loop(void *p)
 	struct kmod *k = p;
 	struct pollfd fds[2] = { { .fd = k->fd, .events = POLLIN }, { .fd = k->wake_fd, .events = POLLIN } };
 
+	long patience = 0;
+
 	for (;;) {
-		if (poll(fds, 2, k->again ? 0 : -1) < 0)
+		struct timespec soon = { .tv_nsec = patience };
+
+		if (ppoll(fds, 2, k->again ? &soon : NULL, NULL) < 0)
 			os_sleep_us(100);
 		if (fds[1].revents)
 			take_wake(k);
 		if (atomic_load(&k->stop))
 			return NULL;
 		serve(k);
-		if (k->again)
-			sched_yield();
+		patience = !k->again ? 0 : patience < 500000 ? 50000 + patience : 1000000;
 		if (fds[0].revents & (POLLNVAL | POLLERR | POLLHUP))
 			fds[0].fd = -1;
 	}
@@ -239,14 +241,17 @@ static int open_undisturbed(void)
 
 static int open_device(struct kmod *k)
 {
-	int rc;
+	sigset_t old;
+	int rc = 0;
 
+	os_forks_hold(&old);
 	k->fd = open_undisturbed();
+	if (k->fd >= 0 && (rc = hf_close_on_fork(k->fd)))
+		close(k->fd);
+	os_forks_go(&old);
 	if (k->fd < 0)
 		return no_device(k->fd);
-	rc = hf_close_on_fork(k->fd);
 	if (rc) {
-		close(k->fd);
 		k->fd = -1;
 		return rc;
 	}
@@ -255,11 +260,15 @@ static int open_device(struct kmod *k)
 
 static void kmod_free(struct kmod *k)
 {
+	sigset_t old;
+
 	if (k->head)
 		munmap((void *)(uintptr_t)k->head, k->length);
 	if (k->fd >= 0) {
+		os_forks_hold(&old);
 		hf_close_on_fork_done(k->fd);
 		close(k->fd);
+		os_forks_go(&old);
 	}
 	if (k->wake_fd >= 0)
 		close(k->wake_fd);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "../switch.h"
 #include "../thread.h"
 #include "supervise.h"
 
@@ -25,6 +26,16 @@ static void begin_all(struct supervisor *v)
 
 		if (p)
 			hf_changes_begin(p->sink);
+	}
+}
+
+static void blind_all(struct supervisor *v)
+{
+	for (int i = 0; i < SUPERVISE_OPEN; i++) {
+		struct supervise *p = atomic_load(&v->open[i]);
+
+		if (p)
+			switch_blind(p->sink);
 	}
 }
 
@@ -180,7 +191,7 @@ void *supervise_teller(void *supervisor)
 	/* Blind from here on: all words stay odd, nothing is a hit. The thread stays: the supervisor knows us by it. */
 	atomic_store(&v->blind, true);
 	atomic_fetch_add(&v->turn, 1);
-	begin_all(v);
+	blind_all(v);
 	atomic_fetch_add(&v->turn, 1);
 	atomic_store(&v->shared->gave_up, 1);
 	for (;;)

@@ -247,6 +247,7 @@ static bool serve(struct uffd *u, unsigned part, short revents)
 	hf_changes_begin(c->sink);
 	if (revents & (POLLNVAL | POLLERR)) {
 		/* The program closed what isn't its own. Blind from here on: the word stays odd. */
+		switch_blind(c->sink);
 		c->blind = true;
 		c->telling = false;
 		return false;
@@ -268,8 +269,9 @@ static bool woken(struct uffd *u)
  * Which contexts have something to say: their revents. No more are polled than there are, for poll(2) refuses more
  * than RLIMIT_NOFILE. Where the program has lowered that so far, all are read in turn. False: the end.
  */
-static bool wait_for_events(struct uffd *u, bool telling, short revents[HF_SINK_PARTS])
+static bool wait_for_events(struct uffd *u, long patience_ns, short revents[HF_SINK_PARTS])
 {
+	struct timespec patience = { .tv_nsec = patience_ns };
 	struct pollfd fds[HF_SINK_PARTS + 1] = { { .fd = u->wake_fd, .events = POLLIN } };
 	unsigned part[HF_SINK_PARTS + 1];
 	nfds_t n = 1;
@@ -282,7 +284,7 @@ static bool wait_for_events(struct uffd *u, bool telling, short revents[HF_SINK_
 		fds[n] = (struct pollfd){ .fd = u->context[i].fd, .events = POLLIN };
 		part[n++] = i;
 	}
-	rc = poll(fds, n, telling ? 0 : -1);
+	rc = ppoll(fds, n, patience_ns ? &patience : NULL, NULL);
 	if (rc < 0)
 		os_sleep_us(100);
 	for (nfds_t i = 1; i < n; i++)
@@ -293,19 +295,25 @@ static bool wait_for_events(struct uffd *u, bool telling, short revents[HF_SINK_
 	return !atomic_load(&u->stop);
 }
 
+/* An index is busy: sleep for 50 us at first, 1 ms at most. An event ends the sleep. */
+static long next_patience(long ns)
+{
+	return !ns ? 50000 : ns < 500000 ? 2 * ns : 1000000;
+}
+
 static void *event_loop(void *p)
 {
 	struct uffd *u = p;
 	short revents[HF_SINK_PARTS];
-	bool telling = false;
+	long patience = 0;
 
 	thread_rest(); /* no proof has to wait for this thread: it empties nothing */
-	while (wait_for_events(u, telling, revents)) {
-		telling = false;
+	while (wait_for_events(u, patience, revents)) {
+		bool telling = false;
+
 		for (unsigned i = 0; i < HF_SINK_PARTS; i++)
 			telling |= serve(u, i, revents[i]);
-		if (telling)
-			sched_yield();
+		patience = telling ? next_patience(patience) : 0;
 	}
 	/* Closed by the reader itself: who waits for an event is let go, and all mappings are disarmed. */
 	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
@@ -326,11 +334,15 @@ static void wake(struct uffd *u)
 
 static int make_context(struct uffd *u, unsigned part)
 {
+	sigset_t old;
 	int fd = -1;
-	int rc = open_fd(&fd);
+	int rc;
 
+	os_forks_hold(&old);
+	rc = open_fd(&fd);
 	if (!rc && (rc = hf_close_on_fork(fd)))
 		close(fd);
+	os_forks_go(&old);
 	if (!rc)
 		atomic_store(&u->context[part].fd, fd);
 	return rc;
@@ -404,16 +416,23 @@ static int uffd_open(struct hf_sink *sink, unsigned flags, void *config, void **
 	return uffd_open_parts(sink, flags, HF_SINK_PARTS, proxy);
 }
 
+/*
+ * Held from before the reader ends: a thread that holds back forks itself, in another library's
+ * handler, may be waiting in munmap() for the reader.
+ */
 static void uffd_close(void *proxy)
 {
 	struct uffd *u = proxy;
+	sigset_t old;
 
-	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
-		if (u->context[i].fd >= 0)
-			hf_close_on_fork_done(u->context[i].fd);
+	os_forks_hold(&old);
 	atomic_store(&u->stop, true);
 	wake(u);
 	os_thread_join(&u->thread);
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		if (u->context[i].fd >= 0)
+			hf_close_on_fork_done(u->context[i].fd);
+	os_forks_go(&old);
 	uffd_free(u);
 }
 
