@@ -90,20 +90,21 @@ static inline void add_get(struct recent *r, uint64_t n)
 
 static inline void add_put(struct recent *r)
 {
-	uint32_t puts = atomic_load_explicit(&r->puts, memory_order_relaxed);
+	uint64_t puts = atomic_load_explicit(&r->puts, memory_order_relaxed);
 
 	atomic_store_explicit(&r->puts, puts + 1, memory_order_release);
 }
 
 static inline void answer(struct hf_provider *p, struct recent *r, struct hf_region *out)
 {
-	memcpy(out, &r->addr, offsetof(struct hf_region, provider));
+	memcpy(out, &r->addr, offsetof(struct hf_region, flags));
+	out->flags = HF_REGION_CACHED | HF_REGION_HIT;
 	out->provider = p;
 	out->entry = tagged(r);
 }
 
-_Static_assert(offsetof(struct hf_region, provider) ==
-	       offsetof(struct recent, entry) - offsetof(struct recent, addr), "answer() copies the beginning");
+_Static_assert(offsetof(struct hf_region, flags) ==
+	       offsetof(struct recent, asked) - offsetof(struct recent, addr), "answer() copies the beginning");
 
 /* Let go. Who waits for it is woken. */
 static void wake_if_dead(struct hf_cache *c, const struct entry *e)
@@ -227,6 +228,7 @@ static inline bool find_again(struct hf_provider *p, struct recent *r, struct lo
 	e = atomic_load_explicit(&r->entry, memory_order_relaxed);
 	if (word_of(e) != r->word || !quiet(c, l, e))
 		return false;
+	recent_mend(r);
 	add_get(r, 1);
 	hold_fence();
 	if (word_of(e) != r->word) {
@@ -252,6 +254,7 @@ static inline void forget(struct thread_record *t, struct recent *r)
 	uint64_t cache = atomic_load_explicit(&r->cache, memory_order_relaxed);
 	uint64_t hits = recent_hits(r);
 
+	recent_mend(r);
 	r->gate = 0;
 	atomic_store_explicit(&r->cache, 0, memory_order_relaxed);
 	if (!hits)
@@ -272,7 +275,6 @@ static inline void fill(struct recent *r, const struct hf_cache *c, const struct
 	r->lkey = e->lkey;
 	r->rkey = e->rkey;
 	r->access = entry_access(e);
-	r->flags = HF_REGION_CACHED | HF_REGION_HIT;
 	r->word = word;
 	r->counter = (uint32_t)c->counter;
 	atomic_store_explicit(&r->cache, c->number, memory_order_relaxed);
@@ -511,11 +513,20 @@ struct entry *region_entry(const struct hf_region *r)
 	return atomic_load_explicit(at & TAG ? &recent->entry : &hold->entry, memory_order_relaxed);
 }
 
-/* Registered for this one use: nobody else can have found it. */
-static void put_single(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
+/* A hold to itself. False: another thread has put a copy of the region just now. */
+static bool put_hold(struct hf_cache *c, struct thread_record *t, struct hold *h, struct entry *e)
 {
-	hold_clear(h, t);
-	cache_let_go(c, entry_push(e, NULL));
+	bool single = word_of(e) & ENTRY_SINGLE;
+
+	if (!hold_clear_once(h, t, e))
+		return false;
+	/* Registered for this one use: nobody else can have found it. */
+	if (single) {
+		cache_let_go(c, entry_push(e, NULL));
+	} else {
+		wake_if_dead(c, e);
+	}
+	return true;
 }
 
 static bool recent_is_mine(const struct thread_record *t, const struct recent *r)
@@ -523,13 +534,15 @@ static bool recent_is_mine(const struct thread_record *t, const struct recent *r
 	return (uintptr_t)r - (uintptr_t)t->recent < sizeof(t->recent);
 }
 
-static void put_recent(struct hf_cache *c, struct thread_record *t, struct recent *r, struct entry *e)
+/* False: it isn't held. */
+static bool put_recent(struct hf_cache *c, struct thread_record *t, struct recent *r, struct entry *e)
 {
+	if (recent_is_mine(t, r) ? !recent_held(r) : !recent_return(r))
+		return false;
 	if (recent_is_mine(t, r))
 		add_put(r);
-	else
-		atomic_fetch_add_explicit(&r->returned, 1, memory_order_release);
 	wake_if_dead(c, e);
+	return true;
 }
 
 static void wake_if_over(struct hf_cache *c)
@@ -550,22 +563,19 @@ static __attribute__((noinline)) int put_slowly(struct hf_provider *p, struct hf
 	struct thread_record *t = thread_self;
 	uintptr_t at = r ? (uintptr_t)r->entry : 0;
 	struct recent *recent = (struct recent *)(at - TAG);
-	struct entry *e;
 	int rc = hf_provider_enter(p);
+	struct entry *e;
+	bool put;
 
 	if (rc || !at || r->provider != p)
 		return provider_bad_put(p, r);
 	e = region_entry(r);
 	/* A copy of a region that was put may name another hold by now. */
-	if (!e || entry_start(e) != r->addr || ((at & TAG) && recent_is_mine(t, recent) && !recent_held(recent)))
+	put = e && entry_start(e) == r->addr &&
+	      (at & TAG ? put_recent(&p->cache, t, recent, e) : put_hold(&p->cache, t, (struct hold *)at, e));
+	if (!put)
 		return provider_bad_put(p, r);
 	r->entry = NULL;
-	if (at & TAG)
-		put_recent(&p->cache, t, recent, e);
-	else if (word_of(e) & ENTRY_SINGLE)
-		put_single(&p->cache, t, (struct hold *)at, e);
-	else
-		release(&p->cache, t, (struct hold *)at, e);
 	wake_if_over(&p->cache);
 	return 0;
 }

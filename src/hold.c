@@ -101,9 +101,9 @@ static void give_back(struct hold *h)
 							memory_order_relaxed));
 }
 
-void hold_clear(struct hold *h, struct thread_record *self)
+/* It is cleared: back to its record. */
+static void take_home(struct hold *h, struct thread_record *self)
 {
-	atomic_store_explicit(&h->entry, NULL, memory_order_release);
 	if (h->owner != self) {
 		give_back(h);
 	} else {
@@ -111,6 +111,20 @@ void hold_clear(struct hold *h, struct thread_record *self)
 		self->holds.free = h;
 	}
 	hold_fence();
+}
+
+void hold_clear(struct hold *h, struct thread_record *self)
+{
+	atomic_store_explicit(&h->entry, NULL, memory_order_release);
+	take_home(h, self);
+}
+
+bool hold_clear_once(struct hold *h, struct thread_record *self, struct entry *e)
+{
+	if (!atomic_compare_exchange_strong_explicit(&h->entry, &e, NULL, memory_order_acq_rel, memory_order_relaxed))
+		return false;
+	take_home(h, self);
+	return true;
 }
 
 static void each_of(struct hold *holds, unsigned n, void (*fn)(struct entry *e, void *arg), void *arg)

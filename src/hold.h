@@ -114,5 +114,7 @@ static inline void hold_set(struct hold *h, struct entry *e)
 
 /* The entry is let go; then look whether it is dead. Afterwards the hold must not be touched. */
 void hold_clear(struct hold *h, struct thread_record *self);
+/* The same, if it is of e still. False, and nothing is done: another thread has let go of it. */
+bool hold_clear_once(struct hold *h, struct thread_record *self, struct entry *e);
 
 #endif

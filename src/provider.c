@@ -61,7 +61,7 @@ int provider_get(struct hf_provider *p, struct lookup *l, struct hf_region *out)
 		return rc;
 	t = thread_get();
 	if (!t)
-		return hf_set_error(-ENOMEM, "no memory for this thread's record, or over 65 536 threads");
+		return -errno; /* the sentence is set */
 	thread_seen(t);
 	l->gate = atomic_load_explicit(&p->cache.gate, memory_order_acquire);
 	l->edition = atomic_load_explicit(&p->cache.edition, memory_order_acquire);

@@ -2,6 +2,7 @@
 #include "thread.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <holdfast/backend.h>
 #include <unistd.h>
 
 #include "os.h"
@@ -23,7 +25,7 @@ _Thread_local struct thread_record *thread_self = &nobody;
 
 static struct thread_record *_Atomic chunks[CHUNKS];
 static _Atomic unsigned made; /* records that were ever claimed: those in use are among the first so many */
-static pthread_key_t exit_key;
+static _Atomic uint64_t exit_key; /* 1 + the key; 0: none so far */
 
 static void at_exit(void *p)
 {
@@ -41,8 +43,23 @@ static void at_fork(void)
 
 static void once_init(void)
 {
-	pthread_key_create(&exit_key, at_exit);
 	pthread_atfork(NULL, NULL, at_fork);
+}
+
+/* Get the key whose destructor frees the record, and create it if need be. False: the process has no key left. */
+static bool get_key(pthread_key_t *key)
+{
+	uint64_t have = atomic_load(&exit_key);
+
+	if (!have) {
+		if (pthread_key_create(key, at_exit) != 0)
+			return false;
+		if (atomic_compare_exchange_strong(&exit_key, &have, (uint64_t)*key + 1))
+			return true;
+		pthread_key_delete(*key); /* another thread was faster */
+	}
+	*key = (pthread_key_t)(have - 1);
+	return true;
 }
 
 static struct thread_record *chunk_at(int c)
@@ -79,21 +96,63 @@ struct thread_record *thread_at(unsigned i)
 					NULL;
 }
 
+static bool has_ended(int owner)
+{
+	return syscall(SYS_tkill, owner, 0) < 0 && errno == ESRCH;
+}
+
+/* Claim a record of this chunk that has no owner, or with `ended` one whose owner has ended. NULL: none. */
+static struct thread_record *claim_in(unsigned c, int tid, bool ended)
+{
+	struct thread_record *chunk = chunk_at(c);
+
+	for (unsigned i = 0; chunk && i < CHUNK_RECORDS; i++) {
+		int owner = atomic_load_explicit(&chunk[i].tid, memory_order_relaxed);
+
+		if (owner && !(ended && (owner == tid || has_ended(owner))))
+			continue;
+		if (atomic_compare_exchange_strong(&chunk[i].tid, &owner, tid))
+			return first_use(&chunk[i], c * CHUNK_RECORDS + i);
+	}
+	return NULL;
+}
+
+static struct thread_record *claim_until(unsigned chunks_made, int tid, bool ended)
+{
+	struct thread_record *t = NULL;
+
+	for (unsigned c = 0; c < chunks_made && !t; c++)
+		t = claim_in(c, tid, ended);
+	return t;
+}
+
+static unsigned count_chunks(void)
+{
+	unsigned n = 0;
+
+	while (n < CHUNKS && atomic_load(&chunks[n]))
+		n++;
+	return n;
+}
+
+/*
+ * Claim a record. A thread whose last destructors call the library attaches after at_exit() has run for the last time, and
+ * leaves its record taken. So before more records are made, those of threads that have ended are taken over.
+ */
 static struct thread_record *claim(int tid)
 {
-	for (int c = 0; c < CHUNKS; c++) {
-		struct thread_record *chunk = chunk_at(c);
+	unsigned n = count_chunks();
+	struct thread_record *t = claim_until(n, tid, false);
 
-		for (int i = 0; chunk && i < CHUNK_RECORDS; i++) {
-			int empty = 0;
+	if (!t)
+		t = claim_until(n, tid, true);
+	return t || n == CHUNKS ? t : claim_in(n, tid, false);
+}
 
-			if (atomic_load_explicit(&chunk[i].tid, memory_order_relaxed) == 0 &&
-			    atomic_compare_exchange_strong(&chunk[i].tid, &empty, tid))
-				return first_use(&chunk[i], (unsigned)(c * CHUNK_RECORDS + i));
-		}
-		if (!chunk)
-			break;
-	}
+static struct thread_record *refuse(int error, const char *why)
+{
+	hf_set_error(-error, "%s", why);
+	errno = error;
 	return NULL;
 }
 
@@ -101,14 +160,20 @@ struct thread_record *thread_attach(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct thread_record *t;
+	pthread_key_t key;
 
 	pthread_once(&once, once_init);
+	if (!get_key(&key))
+		return refuse(EAGAIN, "all thread-specific keys of this process are taken: holdfast needs one");
 	t = claim((int)syscall(SYS_gettid));
 	if (!t)
-		return NULL;
+		return refuse(ENOMEM, "no memory for this thread's record, or over 65 536 threads");
+	if (pthread_setspecific(key, t) != 0) {
+		atomic_store(&t->tid, 0);
+		return refuse(EAGAIN, "no memory for this thread's value of the key");
+	}
 	/* A record of an earlier thread: its `seen` proves nothing of this one, nor against it. */
 	atomic_store(&t->seen, 0);
-	pthread_setspecific(exit_key, t);
 	thread_self = t;
 	return t;
 }
@@ -240,12 +305,31 @@ static enum proof asleep_elsewhere(int tid, const struct question *q)
  */
 #define LOOKS 256
 
-static struct look {
+struct look {
 	int tid;
 	uint64_t stamp;  /* thread_clock when user_ns was read, or earlier */
 	uint64_t proved; /* out of the kernel since the clock showed this */
 	int64_t user_ns;
-} looks[LOOKS]; /* prove_lock */
+};
+
+/* In memory that the kernel wipes in a forked child: there the lock is free, and no look is of a thread of the parent's. */
+struct prover {
+	pthread_mutex_t lock;
+	struct look looks[LOOKS]; /* lock */
+};
+
+static _Atomic(struct prover *) the_prover;
+
+static struct prover *get_prover(void)
+{
+	struct prover *have = atomic_load(&the_prover);
+	struct prover *mine = have ? NULL : os_fork_map(sizeof(*mine));
+
+	if (!mine || atomic_compare_exchange_strong(&the_prover, &have, mine))
+		return have ? have : mine;
+	os_pool_unmap(mine, sizeof(*mine));
+	return have;
+}
 
 /* The user time of one thread: see clock_getcpuclockid(3) for how the numbers are made. */
 static int64_t user_time(int tid)
@@ -258,7 +342,7 @@ static int64_t user_time(int tid)
 
 static bool ran_in_user_mode(int tid, uint64_t stamp)
 {
-	struct look *l = &looks[tid % LOOKS];
+	struct look *l = &atomic_load(&the_prover)->looks[tid % LOOKS];
 	uint64_t clock = atomic_load(&thread_clock);
 	int64_t now = user_time(tid);
 
@@ -310,7 +394,7 @@ static enum proof scan_entries(const char *entries, long n, const struct questio
 /* One read must hold all: a second one could skip threads while others end. */
 static enum proof scan_tasks(int fd, const struct question *q, unsigned long *count)
 {
-	static char *entries; /* prove_lock */
+	static char *entries; /* the prover's lock */
 	long n;
 
 	if (!entries)
@@ -337,19 +421,19 @@ static enum proof prove_all(int fd, const struct question *q)
 
 static enum proof prove(const struct question *q)
 {
-	static pthread_mutex_t prove_lock = PTHREAD_MUTEX_INITIALIZER;
+	struct prover *prover = get_prover();
 	enum proof proof = NOT_PROVED;
 	int fd;
 
-	/* Somebody is at it: this time round the cache. */
-	if (pthread_mutex_trylock(&prove_lock) != 0)
+	/* If another thread is proving, then this range is not cached this time. */
+	if (!prover || pthread_mutex_trylock(&prover->lock) != 0)
 		return NOT_PROVED;
 	fd = os_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
 	if (fd >= 0) {
 		proof = prove_all(fd, q);
 		close(fd);
 	}
-	pthread_mutex_unlock(&prove_lock);
+	pthread_mutex_unlock(&prover->lock);
 	return proof;
 }
 

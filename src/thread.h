@@ -40,16 +40,16 @@ struct recent {
 	/* The owner's line: all that a hit reads and writes. */
 	uint64_t gate;          /* the cache's gate when the entry was last known to live */
 	_Atomic uint64_t gets;  /* of all that was ever remembered here */
-	_Atomic uint32_t puts;  /* by this thread */
-	uint32_t asked;         /* the access that was asked for */
+	_Atomic uint64_t puts;  /* by this thread */
 	uint64_t addr, length, lkey, rkey; /* as struct hf_region begins */
-	uint32_t access, flags;
+	uint32_t access;
+	uint32_t asked;         /* the access that was asked for */
 	/* What others read, and what they put. */
 	_Atomic(struct entry *) entry;
 	_Atomic uint64_t cache; /* the cache's number; 0: empty */
 	uint64_t word;          /* the entry's, as long as it lives */
 	uint32_t counter;       /* the cache's */
-	_Atomic uint32_t returned; /* puts by other threads */
+	_Atomic uint64_t returned; /* puts by other threads */
 	_Atomic uint64_t counted;  /* gets of what was remembered here before; the cache has them */
 } __attribute__((aligned(128)));
 
@@ -72,7 +72,7 @@ extern _Atomic uint64_t thread_clock;
 /* Never NULL: before the first call of a thread a record without a number, in which nothing is ever found. */
 extern _Thread_local struct thread_record *thread_self __attribute__((tls_model("initial-exec")));
 
-/* The calling thread's record, made if need be. NULL: no memory, or over 65 536 threads. */
+/* The calling thread's record, made if need be. NULL, with errno and the sentence: no memory, no key, or over 65 536 threads. */
 struct thread_record *thread_attach(void);
 
 static inline struct thread_record *thread_get(void)
@@ -93,26 +93,63 @@ static inline uint64_t recent_hits(const struct recent *r)
 	       atomic_load_explicit(&r->counted, memory_order_relaxed);
 }
 
-/* How many holds. For the owner, or when the owner can't run. */
-static inline uint32_t recent_held(const struct recent *r)
+/*
+ * How many holds: exact for the owner. The counts have 64 bits and never wrap: 2^32 gets that another thread has put once made
+ * a held place look free. Below 0: a region was put twice, by its owner and by another thread at the same moment.
+ */
+static inline int64_t recent_balance(const struct recent *r)
 {
-	return (uint32_t)atomic_load_explicit(&r->gets, memory_order_relaxed) -
-	       atomic_load_explicit(&r->puts, memory_order_relaxed) -
-	       atomic_load_explicit(&r->returned, memory_order_acquire);
+	uint64_t puts = atomic_load_explicit(&r->puts, memory_order_acquire);
+	uint64_t returned = atomic_load_explicit(&r->returned, memory_order_acquire);
+
+	/* The gets last: see recent_is_held(). */
+	return (int64_t)(atomic_load_explicit(&r->gets, memory_order_acquire) - puts - returned);
+}
+
+static inline bool recent_held(const struct recent *r)
+{
+	return recent_balance(r) > 0;
+}
+
+/* Any thread: count one put by another thread than the owner. False: all that was got is put, and nothing is counted. */
+static inline bool recent_return(struct recent *r)
+{
+	uint64_t returned = atomic_load_explicit(&r->returned, memory_order_relaxed);
+
+	do {
+		uint64_t puts = atomic_load_explicit(&r->puts, memory_order_acquire);
+
+		if ((int64_t)(atomic_load_explicit(&r->gets, memory_order_acquire) - puts - returned) <= 0)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(&r->returned, &returned, returned + 1, memory_order_acq_rel,
+							memory_order_relaxed));
+	return true;
+}
+
+/* The owner: puts that were too many are taken out of the count. */
+static inline void recent_mend(struct recent *r)
+{
+	int64_t balance = recent_balance(r);
+
+	if (__builtin_expect(balance < 0, 0))
+		atomic_fetch_sub_explicit(&r->returned, (uint64_t)-balance, memory_order_relaxed);
 }
 
 /* Also for another thread's, while that goes on using it: what is held all the time is never missed. */
 static inline bool recent_is_held(const struct recent *r)
 {
-	uint32_t puts = atomic_load_explicit(&r->puts, memory_order_acquire);
-	uint32_t returned;
+	uint64_t puts = atomic_load_explicit(&r->puts, memory_order_acquire);
+	uint64_t returned;
 
-	if ((uint32_t)atomic_load_explicit(&r->gets, memory_order_acquire) == puts)
+	/* In 64 bits: then nothing is held, whatever others have put. It saves a cache line. */
+	if (atomic_load_explicit(&r->gets, memory_order_acquire) == puts)
 		return false;
 	/* The gets last: what was got and given back since must not make up for what is still out. */
 	returned = atomic_load_explicit(&r->returned, memory_order_acquire);
-	return (uint32_t)atomic_load_explicit(&r->gets, memory_order_acquire) - puts != returned;
+	return (int64_t)(atomic_load_explicit(&r->gets, memory_order_acquire) - puts - returned) > 0;
 }
+
+_Static_assert(sizeof(struct recent) == 128 && offsetof(struct recent, entry) == 64, "the owner's line first");
 
 /* The calling thread is in the library, hence in no madvise: one load, rarely a store. */
 static inline void thread_seen(struct thread_record *t)
