@@ -40,6 +40,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cancel.h"
 #include "provider.h"
 #include "thread.h"
 
@@ -522,6 +523,8 @@ static bool put_hold(struct hf_cache *c, struct thread_record *t, struct hold *h
 		return false;
 	/* Registered for this one use: nobody else can have found it. */
 	if (single) {
+		NOT_CANCELLED;
+
 		cache_let_go(c, entry_push(e, NULL));
 	} else {
 		wake_if_dead(c, e);

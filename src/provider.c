@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cancel.h"
 #include "os.h"
 #include "san/engine.h"
 #include "thread.h"
@@ -35,6 +36,7 @@ static int check_request(struct lookup *l, const struct hf_region *out)
 
 int provider_miss(struct hf_provider *p, struct thread_record *t, struct lookup *l, struct hf_region *out)
 {
+	NOT_CANCELLED;
 	struct hf_cache *c = &p->cache;
 	struct hold *h;
 	bool hit;
@@ -70,6 +72,7 @@ int provider_get(struct hf_provider *p, struct lookup *l, struct hf_region *out)
 
 int hf_sync(struct hf_provider *p)
 {
+	NOT_CANCELLED;
 	struct thread_record *t;
 	int rc = hf_provider_enter(p);
 
@@ -95,6 +98,7 @@ int provider_bad_put(struct hf_provider *p, const struct hf_region *r)
 
 int hf_flush(struct hf_provider *p)
 {
+	NOT_CANCELLED;
 	int rc = hf_provider_enter(p);
 
 	return rc ? rc : (int)cache_reclaim(&p->cache, RECLAIM_ALL);
@@ -102,6 +106,7 @@ int hf_flush(struct hf_provider *p)
 
 int hf_provider_stats(struct hf_provider *p, struct hf_stats *out, size_t size)
 {
+	NOT_CANCELLED;
 	struct hf_stats all;
 	int rc = hf_provider_enter(p);
 
@@ -163,6 +168,7 @@ static int open_all(struct hf_provider *p, const char *arg, void *config,
 static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const char *arg, void *config,
 		     const char *text, struct hf_provider **out)
 {
+	NOT_CANCELLED;
 	struct hf_provider *p;
 	struct options options;
 	int rc = switch_enter(sw);
@@ -216,6 +222,7 @@ void *hf_provider_nic(struct hf_provider *p)
 
 int hf_provider_close(struct hf_provider *p)
 {
+	NOT_CANCELLED;
 	int rc;
 
 	if (!p)

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 
+#include "cancel.h"
 #include "os.h"
 #include "switch.h"
 
@@ -235,6 +236,7 @@ static int check_flags(struct hf_switch *sw, unsigned flags)
 int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_changed_fn changed,
 	      void *arg, uint64_t *id)
 {
+	NOT_CANCELLED;
 	struct secured *s;
 	struct range r;
 	int rc = switch_enter(sw);
@@ -266,6 +268,7 @@ int hf_secure(struct hf_switch *sw, void *addr, size_t len, unsigned flags, hf_c
 
 int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 {
+	NOT_CANCELLED;
 	unsigned parts;
 	struct secured *s;
 	int rc = switch_enter(sw);
@@ -292,6 +295,7 @@ int hf_secured_changed(struct hf_switch *sw, uint64_t id)
 
 int hf_unsecure(struct hf_switch *sw, uint64_t id)
 {
+	NOT_CANCELLED;
 	struct secured_list *l;
 	struct secured *s, was = { 0 };
 	int rc = switch_enter(sw);

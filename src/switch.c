@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends.h"
+#include "cancel.h"
 #include "hold.h"
 #include "os.h"
 #include "provider.h"
@@ -247,6 +248,7 @@ void switch_rest(const struct hf_switch *sw)
 
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 {
+	NOT_CANCELLED;
 	struct range r;
 	int dropped = 0;
 	int rc = switch_enter(sw);
@@ -315,6 +317,7 @@ static int settle_all(struct hf_switch *sw, struct range r)
 
 int hf_release(struct hf_switch *sw, const void *addr, size_t len)
 {
+	NOT_CANCELLED;
 	struct range r;
 	int dropped = hf_invalidate(sw, addr, len);
 	int rc;
@@ -484,6 +487,7 @@ static int open_named(struct hf_switch *sw)
 static int open_with(const struct hf_proxy_ops *ops, void *config, const char *options,
 		     struct hf_switch **out)
 {
+	NOT_CANCELLED;
 	struct hf_switch *sw = NULL;
 	int rc;
 
@@ -516,6 +520,7 @@ int hf_switch_open_proxy(const struct hf_proxy_ops *ops, void *config, const cha
 
 int hf_switch_close(struct hf_switch *sw)
 {
+	NOT_CANCELLED;
 	int rc;
 
 	if (!sw)

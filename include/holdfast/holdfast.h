@@ -14,6 +14,8 @@
  *  - Any thread may call, at the same time as any other. What must not run in parallel with
  *    anything on the same object: the close of that object.
  *  - A forked child is told -EOWNERDEAD by every call at once; nothing of the parent's is touched (I7).
+ *  - pthread_cancel() takes effect before a call or after it, never inside. Asynchronous cancellability
+ *    (PTHREAD_CANCEL_ASYNCHRONOUS) is not allowed in a thread that calls.
  *  - No call may be made from a signal handler, nor from a notification (hf_changed_fn).
  *  - (R..), (I..) name the requirement or invariant: see docs/architecture.md.
  */
