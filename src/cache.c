@@ -146,9 +146,11 @@ static uint64_t count_held(struct hf_cache *c, uint64_t mask, uint64_t want)
 	cache_census(c);
 	for (uint32_t i = 0; i < c->pool.made; i++) {
 		struct entry *e = pool_at(&c->pool, i);
+		uint64_t word = atomic_load_explicit(&e->word, memory_order_relaxed);
 
-		n += e->mark == c->census &&
-		     (atomic_load_explicit(&e->word, memory_order_relaxed) & mask) == want;
+		n += e->mark == c->census && (word & mask) == want;
+		if ((word & (ENTRY_DEAD | ENTRY_SINGLE)) == ENTRY_DEAD && e->mark == c->census)
+			cache_count_in_use(c, e);
 	}
 	return n;
 }
@@ -189,7 +191,10 @@ void cache_close(struct hf_cache *c)
 
 void cache_stats(struct hf_cache *c, struct hf_stats *out)
 {
+	uint64_t dead_held;
+
 	pthread_mutex_lock(&c->lock);
+	dead_held = count_held(c, ENTRY_DEAD | ENTRY_SINGLE, ENTRY_DEAD); /* first: it counts in_use, too */
 	*out = (struct hf_stats){
 		.hits = sum_hits(c) - c->hits_before,
 		.misses = c->misses,
@@ -203,7 +208,7 @@ void cache_stats(struct hf_cache *c, struct hf_stats *out)
 		.dereg_failures = atomic_load(&c->dereg_failures),
 		.pinned_bytes = atomic_load(&c->pinned),
 		.entries = c->live,
-		.dead_held = count_held(c, ENTRY_DEAD | ENTRY_SINGLE, ENTRY_DEAD),
+		.dead_held = dead_held,
 		.max_bytes = c->options.max_bytes,
 		.max_count = c->options.max_count,
 	};

@@ -54,7 +54,7 @@ struct entry {
 	uint32_t mark;           /* the last census that found a holder; lock */
 	_Atomic uint8_t access;  /* set before it is published */
 	_Atomic uint8_t parts;   /* of the sink, by which its changes are told; likewise */
-	bool changed;            /* pending: memory changed meanwhile; lock */
+	bool changed;            /* pending: memory changed meanwhile; dead: so it died, and no scan has seen it; lock */
 	_Atomic bool watched;    /* secure() has said so, and watch_id is to be unsecured; pending: before the NIC pins */
 } __attribute__((aligned(64)));
 
@@ -234,6 +234,10 @@ bool cache_has_counter(uint64_t number, unsigned counter);
 int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct hold **out, bool *hit);
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
+#define CACHE_AT_ONCE 1024u /* entries that are dropped in one hold of the lock */
+#ifdef HF_FAULTS
+extern _Atomic unsigned cache_largest_drop; /* the most that there were */
+#endif
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
 /* The same, but for placeholders that are not watched yet: what they will pin is of later. */
@@ -251,6 +255,19 @@ void cache_kill(struct hf_cache *c, struct entry *e);
  * certain only for holds that happened before; enough to choose a victim, not to take it away.
  */
 void cache_census(struct hf_cache *c);
+#ifdef HF_FAULTS
+extern _Atomic uint64_t cache_scans; /* of all caches: how many were made */
+#endif
+
+/*
+ * lock held, after a census: count a dropped entry once, if it is held. The scan over all threads' holds costs far too much for
+ * the event thread, and the reaper makes one anyway.
+ */
+static inline void cache_count_in_use(struct hf_cache *c, struct entry *e)
+{
+	c->in_use += e->changed && e->mark == c->census;
+	e->changed = false;
+}
 
 /* evict.c, lock held: take idle entries out, oldest first, until `bytes` more and `count` more fit the
  * limits, and at least `least` of them. They are dead and linked into *victims. Returns their bytes,

@@ -18,15 +18,14 @@ void cache_kill(struct hf_cache *c, struct entry *e)
 	entry_set_flags(e, ENTRY_LIVE | ENTRY_DEAD);
 }
 
-#define AT_ONCE 32
+#define AT_ONCE 32u
 
 static void kill_all(struct hf_cache *c, const uint32_t *found, unsigned n)
 {
-	cache_census(c);
 	for (unsigned i = 0; i < n; i++) {
 		struct entry *e = entry_at(c, found[i]);
 
-		c->in_use += e->mark == c->census;
+		e->changed = true; /* whether it is held, the next scan finds out: cache_count_in_use() */
 		cache_kill(c, e);
 	}
 	cache_turn_gate(c); /* before the reaper may look for holds */
@@ -34,18 +33,20 @@ static void kill_all(struct hf_cache *c, const uint32_t *found, unsigned n)
 		cache_hand_over(c, entry_at(c, found[i]));
 }
 
-static int drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end)
+/* lock held: drop at most `most` of what touches the range. How many. */
+static unsigned drop_live(struct hf_cache *c, struct index *ix, uint64_t start, uint64_t end, unsigned most)
 {
 	uint32_t found[AT_ONCE];
-	int dropped = 0;
+	unsigned dropped = 0;
 	unsigned n;
 
 	do {
-		n = index_find_touching(ix, start, end, found, AT_ONCE);
+		n = most - dropped < AT_ONCE ? most - dropped : AT_ONCE;
+		n = index_find_touching(ix, start, end, found, n);
 		if (n)
 			kill_all(c, found, n);
-		dropped += (int)n;
-	} while (n == AT_ONCE);
+		dropped += n;
+	} while (n && dropped < most);
 	return dropped;
 }
 
@@ -54,39 +55,65 @@ static bool touches(const struct entry *e, uint64_t start, uint64_t end)
 	return entry_start(e) < end && entry_end(e) > start;
 }
 
-/* lock held. `unseen`: spare placeholders that are not watched yet. */
-static int drop_locked(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
+#ifdef HF_FAULTS
+_Atomic unsigned cache_largest_drop;
+
+static void note_drop(unsigned n)
 {
-	int dropped = 0;
+	if (n > atomic_load(&cache_largest_drop))
+		atomic_store(&cache_largest_drop, n);
+}
+#else
+static void note_drop(unsigned n)
+{
+}
+#endif
+
+/*
+ * lock held: drop at most CACHE_AT_ONCE. How many; fewer: that is all. Each time all placeholders are
+ * marked, so that none that was begun before the change is published between two such parts.
+ * `unseen`: spare placeholders that are not watched yet.
+ */
+static unsigned drop_some(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
+{
+	unsigned dropped = 0;
 
 	for (int i = 0; i < 3; i++)
-		dropped += drop_live(c, &c->index[i], start, end);
-	c->invalidations += (uint64_t)dropped;
+		dropped += drop_live(c, &c->index[i], start, end, CACHE_AT_ONCE - dropped);
+	c->invalidations += dropped;
 	for (struct entry *e = list_at(c, c->pending.head); e; e = list_after(c, e))
 		if (touches(e, start, end) && (!unseen || atomic_load(&e->watched)))
 			e->changed = true;
+	note_drop(dropped);
 	return dropped;
 }
 
+/* Between two parts the lock is free. If another thread takes it, the caller keeps the range and tells it again. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 {
-	int dropped;
+	unsigned dropped = 0, n;
 
-	if (pthread_mutex_trylock(&c->lock) != 0)
-		return -EAGAIN;
-	dropped = drop_locked(c, start, end, false);
-	pthread_mutex_unlock(&c->lock);
-	return dropped;
+	do {
+		if (pthread_mutex_trylock(&c->lock) != 0)
+			return -EAGAIN;
+		n = drop_some(c, start, end, false);
+		pthread_mutex_unlock(&c->lock);
+		dropped += n;
+	} while (n == CACHE_AT_ONCE);
+	return (int)dropped;
 }
 
 static int drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
 {
-	int dropped;
+	unsigned dropped = 0, n;
 
-	pthread_mutex_lock(&c->lock);
-	dropped = drop_locked(c, start, end, unseen);
-	pthread_mutex_unlock(&c->lock);
-	return dropped;
+	do {
+		pthread_mutex_lock(&c->lock);
+		n = drop_some(c, start, end, unseen);
+		pthread_mutex_unlock(&c->lock);
+		dropped += n;
+	} while (n == CACHE_AT_ONCE);
+	return (int)dropped;
 }
 
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end)
@@ -95,8 +122,8 @@ int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 }
 
 /*
- * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped by then. The store
- * of `watched` comes before the pin (miss.c), and this load comes after the change.
+ * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped
+ * by then. The store of `watched` comes before the pin (miss.c), and this load after the change.
  */
 int cache_drop_unseen(struct hf_cache *c, uint64_t start, uint64_t end)
 {

@@ -88,6 +88,10 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 	free_entries(c, gone);
 }
 
+#ifdef HF_FAULTS
+_Atomic uint64_t cache_scans;
+#endif
+
 static void mark_held(struct entry *e, void *cache)
 {
 	struct hf_cache *c = cache;
@@ -98,6 +102,9 @@ static void mark_held(struct entry *e, void *cache)
 
 void cache_census(struct hf_cache *c)
 {
+#ifdef HF_FAULTS
+	atomic_fetch_add(&cache_scans, 1);
+#endif
 	c->census++;
 	hold_each(mark_held, c);
 }
@@ -120,6 +127,7 @@ static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct ent
 		struct entry **to = e->mark == c->census ? held : &idle;
 
 		dead = entry_next(c, e);
+		cache_count_in_use(c, e);
 		*to = entry_push(e, *to);
 	}
 	pthread_mutex_unlock(&c->lock);

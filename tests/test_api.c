@@ -614,6 +614,7 @@ static void address_is_reused(void **state)
 		assert_ptr_equal(again, at(g, 9));
 		check_quiet(g->p);
 		assert_int_equal(check_touch(g->p, at(g, 8), page, HF_READWRITE), HF_REGION_CACHED);
+		assert_int_equal(check_stats(g->p).in_use_invalidations, i + 1);
 		hf_sim_end(&held);
 		check_ok(hf_put(g->p, &held));
 		assert_int_equal(hf_flush(g->p) >= 1, 1);

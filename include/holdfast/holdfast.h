@@ -244,7 +244,7 @@ struct hf_stats {
 	uint64_t evictions;             /* idle ones let go for a limit or for the NIC */
 	uint64_t superseded;            /* covered by a newer, larger one */
 	uint64_t invalidations;         /* dropped because their memory changed */
-	uint64_t in_use_invalidations;  /* ... of those: held at that moment */
+	uint64_t in_use_invalidations;  /* ... of those: still held when holders were next looked for */
 	uint64_t retries;               /* registered, but the memory changed meanwhile: done again */
 	uint64_t failures;              /* gets that answered an error of the NIC */
 	uint64_t dereg_failures;        /* the NIC would not let go (R32); still counted as pinned */
