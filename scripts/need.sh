@@ -6,7 +6,7 @@ set -eu
 build="gcc libc6-dev meson ninja-build pkg-config liburing-dev libsodium-dev libibverbs-dev librdmacm-dev"
 case "${1:-}" in
 demo)  packages="$build" ;;
-check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps iproute2" ;;
+check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps iproute2 gdb strace" ;;
 guest) packages="$build libcmocka-dev gcc-12 make qemu-system-x86 busybox-static kmod cpio xz-utils zstd iproute2" ;;
 bench) packages="$build libucx-dev valgrind gnuplot-nox" ;;
 *)     echo "usage: $0 demo|check|bench|guest" >&2; exit 2 ;;

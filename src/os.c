@@ -40,6 +40,22 @@ const char *hf_fault_last(void)
 {
 	return atomic_load(&fault_step);
 }
+
+static _Atomic uint64_t pool_mapped;
+
+uint64_t hf_pool_mapped(void)
+{
+	return atomic_load(&pool_mapped);
+}
+
+static void count_pool(uint64_t bytes)
+{
+	atomic_fetch_add(&pool_mapped, bytes);
+}
+#else
+static void count_pool(uint64_t bytes)
+{
+}
 #endif
 
 uint64_t os_page_size(void)
@@ -69,6 +85,7 @@ void *os_pool_map(size_t bytes)
 		munmap(base, inner + 2 * page);
 		return NULL;
 	}
+	count_pool(inner);
 	return base + page;
 }
 
@@ -77,6 +94,8 @@ void os_pool_unmap(void *base, size_t bytes)
 	size_t page = os_page_size();
 	size_t inner = (bytes + page - 1) & ~(page - 1);
 
+	if (base)
+		count_pool(-(uint64_t)inner);
 	/* Under the proxy `supervise` a signal may interrupt it. */
 	while (base && munmap((char *)base - page, inner + 2 * page) < 0 && errno == EINTR)
 		;

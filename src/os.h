@@ -21,6 +21,7 @@
 bool hf_fault_hit(const char *step);
 void hf_fault_arm(int64_t n);        /* n > 0: the n-th step from now fails; 0: none */
 const char *hf_fault_last(void);     /* the step that failed, or NULL when none was reached */
+uint64_t hf_pool_mapped(void);       /* bytes from os_pool_map() that os_pool_unmap() has not returned */
 #define FAULT(step) hf_fault_hit(step)
 #else
 #define FAULT(step) 0
