@@ -22,6 +22,17 @@ check:
 	@sh scripts/need.sh check
 	@sh scripts/check.sh $(BUILD)
 
+# Two minutes, for who edits.
+check-quick:
+	@sh scripts/need.sh check
+	@sh scripts/check.sh --quick $(BUILD)
+
+# Everything: the model, longer fuzzing, Linux 6.1, more of two guests, and the host part on the other Debian.
+check-full:
+	@sh scripts/need.sh check
+	@sh scripts/need.sh full
+	@sh scripts/check.sh --full $(BUILD)
+
 # What takes a kernel of its own, in QEMU: docs and options in tests/guest. make check-guest GUEST="-s 6.1"
 check-guest:
 	@sh scripts/need.sh guest
@@ -56,4 +67,4 @@ clean:
 $(BUILD)/build.ninja:
 	meson setup $(BUILD)
 
-.PHONY: all demo check check-guest check-two fuzz bench soak install clean
+.PHONY: all demo check check-quick check-full check-guest check-two fuzz bench soak install clean

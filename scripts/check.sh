@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # Build and test: gcc as you are, gcc unprivileged, clang with ASan and UBSan, clang with TSan.
 # Warnings are errors. The last line is "N passed, M failed".
-#   check.sh [BUILD-DIR]
+#   check.sh [BUILD-DIR]           all but what takes longest
+#   check.sh --quick BUILD-DIR     the gcc build and the essential tests
+#   check.sh --host BUILD-DIR      the part that needs no guest, whole
+#   check.sh --full BUILD-DIR      everything, and the host part in a root of the other Debian
 #   check.sh --guest BUILD-DIR [OPTIONS]   only the guest, with options for tests/guest/run.sh
 #   check.sh --two BUILD-DIR [OPTIONS]     only the two guests that are joined
 set -u
@@ -10,7 +13,7 @@ cd "$(dirname "$0")/.." || exit 1
 PATH=$PATH:/usr/sbin:/sbin
 only=
 case ${1:-} in
---guest | --two)
+--guest | --two | --quick | --full | --host)
 	only=$1
 	shift
 	;;
@@ -126,7 +129,16 @@ two_guests() {
 	guest --two --all "$@"
 }
 
-if [ -n "$only" ]; then
+if [ "$only" = --quick ]; then
+	if setup "$build" gcc; then
+		run "gcc, quick" "$build" quick --suite quick
+	else
+		broken gcc
+	fi
+	total
+fi
+
+if [ "$only" = --guest ] || [ "$only" = --two ]; then
 	if ! setup "$build" gcc; then
 		broken gcc
 	elif [ "$only" = --two ]; then
@@ -137,11 +149,18 @@ if [ -n "$only" ]; then
 	total
 fi
 
+# What a run of a few minutes leaves to --host and --full: the model, and the tools again as another user and under TSan.
+case $only in
+--host | --full) no_model= no_tools= fuzz_long=300 ;;
+*) no_model="--no-suite model" no_tools="--no-suite tool" fuzz_long=60 ;;
+esac
+
+# shellcheck disable=SC2086
 if setup "$build" gcc; then
-	run "gcc" "$build" testlog
+	run "gcc" "$build" testlog $no_model
 	as="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
 	if [ "$(id -u)" = 0 ] && $as test -x "$build/tools/holdfast"; then
-		run "gcc, unprivileged, 8 MiB of memlock" "$build" user --no-suite model --no-suite install \
+		run "gcc, unprivileged, 8 MiB of memlock" "$build" user --no-suite model --no-suite install $no_tools \
 			--wrapper "prlimit --memlock=8388608:8388608 $as"
 	else
 		echo "== gcc, unprivileged: left out, it takes root and a folder that others may read"
@@ -157,7 +176,8 @@ else
 fi
 
 if setup "$build-tsan" clang -Db_sanitize=thread -Db_lundef=false; then
-	run "clang, TSan" "$build-tsan" testlog --no-suite model --timeout-multiplier 4
+	# shellcheck disable=SC2086
+	run "clang, TSan" "$build-tsan" testlog --no-suite model $no_tools --timeout-multiplier 4
 else
 	broken "clang, TSan"
 fi
@@ -178,7 +198,8 @@ fuzz() {
 }
 
 fuzz 20 index
-fuzz 60 wire descriptor # what a peer sends
+fuzz $fuzz_long wire descriptor # what a peer sends
+[ "$only" != --host ] || total
 
 # The last: they are the longest. The gcc build is what runs in them, the second time as it was packed for the first.
 if [ -x "$build/tools/holdfast" ]; then
@@ -190,4 +211,35 @@ else
 	done
 fi
 
+# guest_of NAME OPTIONS...: one more run of the guest; $guest is what it is called
+guest_of() {
+	guest=$1
+	shift
+	guest "$@"
+}
+
+# The host part in a root of the other Debian: its last line has the numbers.
+other_debian() {
+	echo "== the other Debian"
+	{
+		sh scripts/other-debian.sh "$build" sh -c 'sh scripts/need.sh check && sh scripts/check.sh --host /build/check'
+		echo "$?" >"$build/other.rc"
+	} 2>&1 | tee "$build/other.out"
+	rc=$(cat "$build/other.rc")
+	if [ "$rc" = 3 ]; then
+		echo "== the other Debian: left out"
+		return
+	fi
+	good=$(sed -n '$s/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$build/other.out")
+	bad=$(sed -n '$s/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$build/other.out")
+	[ -n "$bad" ] && { [ "$rc" = 0 ] || [ "$bad" -gt 0 ]; } || bad=1
+	passed=$((passed + ${good:-0}))
+	failed=$((failed + bad))
+}
+
+if [ "$only" = --full ]; then
+	guest_of "two guests, more" --two -l two-more.list --packed
+	guest_of "guest, Linux 6.1" -s 6.1
+	other_debian
+fi
 total

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# Install the Debian packages that are missing: need.sh demo | check | bench | guest
+# Install the Debian packages that are missing: need.sh demo | check | bench | guest | full
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config liburing-dev libsodium-dev libibverbs-dev librdmacm-dev"
@@ -8,8 +8,9 @@ case "${1:-}" in
 demo)  packages="$build" ;;
 check) packages="$build libcmocka-dev clang libclang-rt-dev spin gnuplot-nox mandoc util-linux procps iproute2 gdb strace" ;;
 guest) packages="$build libcmocka-dev gcc-12 make qemu-system-x86 busybox-static kmod cpio xz-utils zstd iproute2" ;;
+full)  packages="debootstrap" ;;
 bench) packages="$build libucx-dev valgrind gnuplot-nox" ;;
-*)     echo "usage: $0 demo|check|bench|guest" >&2; exit 2 ;;
+*)     echo "usage: $0 demo|check|bench|guest|full" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then
