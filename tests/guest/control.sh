@@ -80,6 +80,63 @@ echo '[    3.968772] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI
 ! emulator
 noticed "nor is anything else"
 
+# A driver's own fault, and what isn't.
+. "$here/foreign.sh"
+splat='[    9.1] WARNING: CPU: 1 PID: 140 at drivers/infiniband/sw/rxe/rxe_pool.c:212 __rxe_cleanup+0x1/0x2 [rdma_rxe]'
+# warned LINE...: the sample's log with these lines, judged
+warned() {
+	sample
+	printf '%s\r\n' "$@" >>"$dir/sample/console"
+	judged "$dir/sample"
+}
+warned "$splat" '[    9.1] Modules linked in: holdfast(O) rdma_rxe' '[    9.1] CPU: 1 PID: 140 Comm: holdfast Tainted: G O' \
+	'[    9.1]  rxe_dereg_mr+0x1/0x2 [rdma_rxe]'
+foreign_fault "$dir/sample" && grep -qx 1 "$dir/sample/judged"
+noticed "a WARN of soft RoCE's own is a foreign one, and is a failure until it was run again"
+warned "$splat" '[    9.1]  ? hf_event+0x10/0x20 [holdfast]'
+! foreign_fault "$dir/sample"
+noticed "with holdfast in its stack it is ours"
+warned '[    9.1] WARNING: CPU: 1 PID: 140 at kmod/range.c:10 hf_event+0x1/0x2 [holdfast]' "$splat"
+! foreign_fault "$dir/sample"
+noticed "behind a complaint of ours it is no excuse"
+warned '[    9.1] BUG: KFENCE: use-after-free read in rxe_dereg_mr+0x1/0x2 [rdma_rxe]'
+! foreign_fault "$dir/sample"
+noticed "another fault of that driver is none that is known"
+printf '# kernel 6\n# run a\nok 1 - a (0.1 s)\n# run b\nok 2 - b: part\n' >"$dir/sample/results"
+[ "$(ended_in "$dir/sample")" = b ] && [ "$(told_before "$dir/sample" b | counts_of)" = 1,1,0,0 ]
+noticed "only the test in which it ended runs again"
+
+# boot() as a guest would leave it: soft RoCE warns in b, in the first $splats guests.
+played() (
+	boot() {
+		rm -rf "$1" && mkdir -p "$1/files" && echo 33 >"$1/status"
+		n=$((n + 1)) console=
+		case ${4:-} in
+		"") printf '# run a\nok 1 - a (0.1 s)\n# run b\nok 2 - b: part\n' >"$1/results" ;;
+		*)
+			[ "$4 $5" = "from=b told=1,1,0,0" ] || return 1
+			printf '# run b\nok 2 - b: part\nok 3 - b\n1..3\n# end: 3 passed, 0 failed, 0 skipped\n' >"$1/results"
+			;;
+		esac
+		[ "$n" -gt "$splats" ] || console=$splat
+		[ -z "$console" ] || {
+			echo 0 >"$1/status"
+			sed -i '/^ok 3/,$d' "$1/results"
+		}
+		echo "$console" >"$1/console"
+	}
+	n=0 splats=$1
+	boot_tests "$dir/again" played.list 1 >"$dir/again.text"
+	judged "$dir/again"
+)
+played 2
+grep -qx 0 "$dir/again/judged" && grep -qx 'control: 3 passed, 0 failed, 0 skipped' "$dir/again/verdict" &&
+	[ "$(grep -c 'runs again in a fresh guest' "$dir/again.text")" = 2 ]
+noticed "that test passes in the third guest, and each line says so"
+played 3
+says "$dir/again" 'the kernel complained: .*rxe_pool.c' && [ "$(grep -c 'runs again' "$dir/again.text")" = 2 ]
+noticed "three times is a failure"
+
 # Four guests at once: most of the time they wait for each other's processor, not for one that would be free.
 quiet=1
 memory=640 # of each

@@ -111,7 +111,7 @@ tests() {
 		step "two guests"
 		both_good "$dir/node1" "$dir/node2"
 	else
-		boot "$dir/run" "${list:-tests.list}" "${limit:-1800}"
+		boot_tests "$dir/run" "${list:-tests.list}" "${limit:-1800}"
 		step "guest"
 		judge "guest $series" "$dir/run"
 	fi
@@ -120,6 +120,7 @@ tests() {
 choose_accel
 bad=0
 . "$here/two.sh"
+. "$here/foreign.sh"
 case $mode in
 control | all)
 	(. "$here/${two:+two-}control.sh") || bad=1
