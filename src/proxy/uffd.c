@@ -74,7 +74,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -105,14 +107,16 @@
 struct context {
 	_Atomic int fd;      /* -1: not made yet; it is made once and stays until the close */
 	struct hf_sink *sink;
-	bool blind;          /* the event thread's own, as is the next */
-	bool telling;        /* an index was busy: there is more to be told */
+	bool telling;        /* an index was busy: there is more to be told; the event thread's own */
+	ino_t ino;           /* of fd: each userfaultfd has its own */
+	dev_t dev;
 };
 
 struct uffd {
 	struct context context[HF_SINK_PARTS]; /* the first is made by the open */
 	unsigned parts;      /* how many are ours, from the first on. 1 when the switch's table, a wrapper's, knows none */
 	int wake_fd;
+	int epoll_fd;        /* of all contexts and wake_fd */
 	_Atomic bool stop;
 	unsigned flags;
 	_Atomic unsigned seams; /* mappings that were armed in another part than a neighbour, ever */
@@ -229,69 +233,75 @@ static void take_one(struct uffd *u, unsigned part, const struct uffd_msg *m)
 	hf_changed(sink, start, end);
 }
 
+/* The number is still that of the descriptor that was made: the program may have closed it and taken the number. */
+static bool is_ours(const struct context *c)
+{
+	struct stat s;
+
+	return c->fd >= 0 && fstat(c->fd, &s) == 0 && s.st_ino == c->ino && s.st_dev == c->dev;
+}
+
 static void take_batch(struct uffd *u, unsigned part)
 {
 	ssize_t n = read(u->context[part].fd, u->batch, sizeof(u->batch));
 
+	if (n < 0 && !is_ours(&u->context[part]))
+		os_sleep_us(1000); /* the program closed it, and another process keeps it: not to spin */
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(u->batch[0]); i++)
 		take_one(u, part, &u->batch[i]);
 }
 
 /* True: an index is busy, its holder may be a signal handler's thread that waits for us: go on reading all. */
-static bool serve(struct uffd *u, unsigned part, short revents)
+static bool serve(struct uffd *u, unsigned part, bool ready)
 {
 	struct context *c = &u->context[part];
 
-	if (!revents && !c->telling)
+	if (!ready && !c->telling)
 		return false;
 	hf_changes_begin(c->sink);
-	if (revents & (POLLNVAL | POLLERR)) {
-		/* The program closed what isn't its own. Blind from here on: the word stays odd. */
-		switch_blind(c->sink);
-		c->blind = true;
-		c->telling = false;
-		return false;
-	}
 	take_batch(u, part);
 	c->telling = hf_changes_end(c->sink) == -EAGAIN;
 	return c->telling;
 }
 
-/* A new context is to be polled, or the end. False: the program closed what isn't its own. */
-static bool woken(struct uffd *u)
+/* The descriptor that they all are waited for by is gone, so nothing is told any more: the words stay odd. */
+static void go_blind(struct uffd *u)
 {
-	uint64_t n;
-
-	return read(u->wake_fd, &n, sizeof(n)) == sizeof(n);
+	for (unsigned i = 0; i < u->parts; i++) {
+		hf_changes_begin(u->context[i].sink);
+		switch_blind(u->context[i].sink);
+	}
+	while (!atomic_load(&u->stop))
+		os_sleep_us(1000);
 }
 
+#define WAKE HF_SINK_PARTS /* the event of wake_fd; a context's is its number */
+
 /*
- * Which contexts have something to say: their revents. No more are polled than there are, for poll(2) refuses more
- * than RLIMIT_NOFILE. Where the program has lowered that so far, all are read in turn. False: the end.
+ * Wait until a context has something to read, or the patience is over. False: the end. By epoll(7), which waits for files:
+ * poll(2) holds what it waits for, and looks up the number again when it is woken. If the program closes our descriptor
+ * and takes its number, poll would keep the closed one alive, and never read from it.
  */
-static bool wait_for_events(struct uffd *u, long patience_ns, short revents[HF_SINK_PARTS])
+static bool wait_for_events(struct uffd *u, long patience_ns, bool ready[HF_SINK_PARTS])
 {
 	struct timespec patience = { .tv_nsec = patience_ns };
-	struct pollfd fds[HF_SINK_PARTS + 1] = { { .fd = u->wake_fd, .events = POLLIN } };
-	unsigned part[HF_SINK_PARTS + 1];
-	nfds_t n = 1;
-	int rc;
+	struct pollfd p = { .fd = u->epoll_fd, .events = POLLIN };
+	struct epoll_event events[HF_SINK_PARTS + 1];
+	uint64_t woken;
+	int n;
 
-	for (unsigned i = 0; i < HF_SINK_PARTS; i++) {
-		revents[i] = 0;
-		if (u->context[i].fd < 0 || u->context[i].blind)
-			continue;
-		fds[n] = (struct pollfd){ .fd = u->context[i].fd, .events = POLLIN };
-		part[n++] = i;
+	memset(ready, 0, HF_SINK_PARTS * sizeof(*ready));
+	if (patience_ns)
+		ppoll(&p, 1, &patience, NULL);
+	n = epoll_wait(u->epoll_fd, events, HF_SINK_PARTS + 1, patience_ns ? 0 : -1);
+	if (n < 0 && errno != EINTR)
+		go_blind(u);
+	for (int i = 0; i < n; i++) {
+		if (events[i].data.u32 < HF_SINK_PARTS)
+			ready[events[i].data.u32] = true;
+		else if (read(u->wake_fd, &woken, sizeof(woken)) < 0)
+			os_sleep_us(1000); /* the program closed it: not to spin */
 	}
-	rc = ppoll(fds, n, patience_ns ? &patience : NULL, NULL);
-	if (rc < 0)
-		os_sleep_us(100);
-	for (nfds_t i = 1; i < n; i++)
-		revents[part[i]] = rc < 0 ? POLLIN : fds[i].revents;
-	if (rc >= 0 && fds[0].revents && !woken(u))
-		return false;
-	/* Looked at last: who stops us may have woken us together with one who has made a context. */
 	return !atomic_load(&u->stop);
 }
 
@@ -304,20 +314,20 @@ static long next_patience(long ns)
 static void *event_loop(void *p)
 {
 	struct uffd *u = p;
-	short revents[HF_SINK_PARTS];
+	bool ready[HF_SINK_PARTS];
 	long patience = 0;
 
 	thread_rest(); /* no proof has to wait for this thread: it empties nothing */
-	while (wait_for_events(u, patience, revents)) {
+	while (wait_for_events(u, patience, ready)) {
 		bool telling = false;
 
 		for (unsigned i = 0; i < HF_SINK_PARTS; i++)
-			telling |= serve(u, i, revents[i]);
+			telling |= serve(u, i, ready[i]);
 		patience = telling ? next_patience(patience) : 0;
 	}
 	/* Closed by the reader itself: who waits for an event is let go, and all mappings are disarmed. */
 	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
-		if (u->context[i].fd >= 0)
+		if (is_ours(&u->context[i]))
 			close(u->context[i].fd);
 	return NULL;
 }
@@ -332,6 +342,31 @@ static void wake(struct uffd *u)
 
 /* ------------------------------------------------------------------ contexts */
 
+static int wait_for(struct uffd *u, int fd, uint32_t number)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.u32 = number };
+
+	return epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
+}
+
+static int add_context(struct uffd *u, unsigned part, int fd)
+{
+	struct context *c = &u->context[part];
+	struct stat s;
+	int rc = fstat(fd, &s) < 0 ? -errno : 0;
+
+	if (!rc)
+		rc = hf_close_on_fork(fd);
+	if (rc)
+		return rc;
+	c->ino = s.st_ino;
+	c->dev = s.st_dev;
+	rc = wait_for(u, fd, part);
+	if (rc)
+		hf_close_on_fork_done(fd);
+	return rc;
+}
+
 static int make_context(struct uffd *u, unsigned part)
 {
 	sigset_t old;
@@ -340,7 +375,7 @@ static int make_context(struct uffd *u, unsigned part)
 
 	os_forks_hold(&old);
 	rc = open_fd(&fd);
-	if (!rc && (rc = hf_close_on_fork(fd)))
+	if (!rc && (rc = add_context(u, part, fd)))
 		close(fd);
 	os_forks_go(&old);
 	if (!rc)
@@ -348,14 +383,14 @@ static int make_context(struct uffd *u, unsigned part)
 	return rc;
 }
 
-/* There is one, or it could be made. The event thread has to poll it from now on. */
+/* There is one, or it could be made. The event thread waits for it from now on. */
 static bool have_context(struct uffd *u, unsigned part)
 {
 	if (u->context[part].fd >= 0)
 		return true;
 	pthread_mutex_lock(&u->making);
-	if (u->context[part].fd < 0 && make_context(u, part) == 0)
-		wake(u);
+	if (u->context[part].fd < 0)
+		make_context(u, part);
 	pthread_mutex_unlock(&u->making);
 	return u->context[part].fd >= 0;
 }
@@ -364,6 +399,8 @@ static void uffd_free(struct uffd *u)
 {
 	if (u->wake_fd >= 0)
 		close(u->wake_fd);
+	if (u->epoll_fd >= 0)
+		close(u->epoll_fd);
 	armed_destroy(&u->armed);
 	pthread_mutex_destroy(&u->anew);
 	pthread_mutex_destroy(&u->making);
@@ -402,7 +439,9 @@ int uffd_open_parts(struct hf_sink *sink, unsigned flags, unsigned parts, void *
 	pthread_mutex_init(&u->anew, NULL);
 	armed_init(&u->armed);
 	u->wake_fd = os_eventfd();
-	rc = u->wake_fd < 0 ? hf_set_error(u->wake_fd, "eventfd: %s", strerror(-u->wake_fd)) : start(u);
+	u->epoll_fd = FAULT("epoll") ? -1 : epoll_create1(EPOLL_CLOEXEC);
+	rc = u->wake_fd < 0 ? u->wake_fd : u->epoll_fd < 0 ? -EMFILE : wait_for(u, u->wake_fd, WAKE);
+	rc = rc ? hf_set_error(rc, "eventfd, epoll: %s", strerror(-rc)) : start(u);
 	if (rc) {
 		uffd_free(u);
 		return rc;
@@ -561,7 +600,7 @@ static int arm_as_neighbours(struct uffd *u, const struct vma *v, unsigned *part
 		return EBUSY;
 	}
 	for (unsigned i = 0; i < HF_SINK_PARTS && err == EBUSY; i++) {
-		if (u->context[i].fd < 0)
+		if (!is_ours(&u->context[i]))
 			continue;
 		*part = i;
 		*since = armed_since(&u->armed, i);
@@ -580,7 +619,7 @@ static int arm_somewhere(struct uffd *u, const struct vma *v, unsigned *part, ui
 		first = 0;
 	for (unsigned i = 0; i < u->parts && err == EBUSY; i++) {
 		*part = (first + i) % u->parts;
-		if (u->context[*part].fd < 0)
+		if (!is_ours(&u->context[*part]))
 			continue;
 		*since = armed_since(&u->armed, *part);
 		err = arm_in(u, *part, v->start, v->end);
