@@ -24,10 +24,10 @@
 
 static unsigned long locked_add(struct fixture *f, unsigned long n, struct sample *out)
 {
-	static _Atomic long word;
+	static long word;
 
 	for (unsigned long i = 0; i < n; i++)
-		word++;
+		__atomic_fetch_add(&word, 1, __ATOMIC_SEQ_CST);
 	return n;
 }
 

@@ -45,9 +45,20 @@ static inline unsigned slots(const struct node *n)
 	return level_of(n) ? INNER_SLOTS : LEAF_SLOTS;
 }
 
+/* Reader: NULL if `ref` was read while it changed and the pool has no memory for it. */
 static inline struct node *node_at(const struct index *ix, uint32_t ref)
 {
 	return pool_at(&ix->nodes->pool, ref);
+}
+
+/* Writer: the node of a `ref` that is in the tree. Never NULL: its memory is there. */
+static inline struct node *known_node(const struct index *ix, uint32_t ref)
+{
+	struct node *n = node_at(ix, ref);
+
+	if (!n)
+		__builtin_unreachable();
+	return n;
 }
 
 static inline uint64_t start_of(const struct node *n, unsigned i)
@@ -247,16 +258,16 @@ struct step {
 static unsigned descend(const struct index *ix, uint64_t start, uint32_t id, struct step *at)
 {
 	uint32_t ref = atomic_load_explicit(&ix->root, memory_order_relaxed);
-	unsigned top = level_of(node_at(ix, ref));
+	unsigned top = level_of(known_node(ix, ref));
 
 	for (unsigned l = top; l; l--) {
-		struct node *n = node_at(ix, ref);
+		struct node *n = known_node(ix, ref);
 		unsigned i = rank(n, start, id) - 1;
 
 		at[l] = (struct step){ n, i };
 		ref = child_of(n, i);
 	}
-	at[0].node = node_at(ix, ref);
+	at[0].node = known_node(ix, ref);
 	at[0].slot = rank(at[0].node, start, id);
 	return top;
 }
@@ -268,7 +279,7 @@ static void set_root(struct index *ix, uint32_t ref)
 
 static struct node *child_at(const struct index *ix, const struct node *n, unsigned i)
 {
-	return node_at(ix, child_of(n, i));
+	return known_node(ix, child_of(n, i));
 }
 
 static void refresh(const struct index *ix, struct node *n, unsigned i)
@@ -460,7 +471,7 @@ static void shrink(struct index *ix, struct node *n, unsigned i, uint64_t end)
 static void lower(struct index *ix)
 {
 	uint32_t ref = atomic_load_explicit(&ix->root, memory_order_relaxed);
-	struct node *n = node_at(ix, ref);
+	struct node *n = known_node(ix, ref);
 
 	while (!count_of(n) || (level_of(n) && count_of(n) == 1)) {
 		uint32_t next = count_of(n) ? child_of(n, 0) : INDEX_NONE;
@@ -472,7 +483,7 @@ static void lower(struct index *ix)
 			return;
 		}
 		ref = next;
-		n = node_at(ix, ref);
+		n = known_node(ix, ref);
 	}
 }
 
@@ -627,7 +638,7 @@ static void visit_leaf(const struct index *ix, const struct node *n, struct quer
 
 static void visit(const struct index *ix, uint32_t ref, struct query *q)
 {
-	const struct node *n = node_at(ix, ref);
+	const struct node *n = known_node(ix, ref);
 	unsigned i;
 
 	if (!level_of(n)) {
@@ -765,8 +776,8 @@ int64_t index_is_valid(const struct index *ix)
 
 	if (root == INDEX_NONE)
 		return 0;
-	top = level_of(node_at(ix, root));
-	if (top >= INDEX_LEVELS || (top && count_of(node_at(ix, root)) == 1))
+	top = level_of(known_node(ix, root));
+	if (top >= INDEX_LEVELS || (top && count_of(known_node(ix, root)) == 1))
 		return -1;
 	return count_valid(ix, root, top, (struct key){ 0, 0 }, (struct key){ UINT64_MAX, UINT32_MAX });
 }

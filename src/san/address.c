@@ -125,7 +125,7 @@ static int parse_tcp(const char *text, const char *rest, struct san_address *out
 	const struct addrinfo *a;
 	struct addrinfo *list;
 	char host[HOST_MAX];
-	uint16_t port;
+	uint16_t port = 0;
 	bool six;
 	int rc = split(text, rest, host, &six, &port);
 
