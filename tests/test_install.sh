@@ -66,9 +66,40 @@ for header in "$source"/kmod/*.h "$source"/include/uapi/*.h; do
 done
 [ -n "$(find "$dir" -path '*/lib/udev/rules.d/60-holdfast.rules')" ] || fail "no udev rule"
 
-# Headers stand alone, in C and (but for the C-only simulator) in C++.
+# Headers stand alone, in C and in C++; and a C++ program steers the simulator of the library that was built as C.
 for h in holdfast backend sim san ws2san; do
 	echo "#include <holdfast/$h.h>" | ${CC:-cc} -std=gnu17 -Wall -Werror -fsyntax-only -xc - \
 		-I"$source/include" || fail "$h.h doesn't stand alone"
 done
+cxx=$(command -v "${CXX:-c++}" || command -v g++ || command -v clang++ || :)
+if [ -n "$cxx" ]; then
+	for std in 11 14 17 20; do
+		for h in holdfast backend sim san ws2san; do
+			echo "#include <holdfast/$h.h>" | "$cxx" -std=c++$std -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
+				-xc++ - -I"$source/include" || fail "$h.h is no C++$std"
+		done
+	done
+	cat >"$dir/steer.cc" <<-'EOF'
+		#include <holdfast/sim.h>
+		static char memory[8192] __attribute__((aligned(4096)));
+		int main()
+		{
+			hf_switch *sw; hf_provider *p; hf_region r;
+			hf_sim sim = {};
+			sim.limit_count = 1;
+			if (hf_switch_open("proxy=manual", &sw) || hf_provider_open_nic(sw, hf_nic_find("sim"), &sim, "hard=on", &p))
+				return 1;
+			if (hf_get(p, memory, 4096, HF_READ, &r) || sim.regs != 1 || sim.live_bytes != 4096)
+				return 2;
+			if (hf_get(p, memory + 4096, 4096, HF_READ, &r) != -12)
+				return 3;
+			return 0;
+		}
+	EOF
+	# shellcheck disable=SC2046
+	"$cxx" -Wall -Werror -o "$dir/steer" "$dir/steer.cc" $(pkg-config --cflags --libs holdfast) || fail "sim.h can't be used by C++"
+	LD_LIBRARY_PATH=$lib "$dir/steer" || fail "a C++ program that steers the simulator: $?"
+else
+	echo "no C++ compiler: the headers were not tried in C++"
+fi
 echo "installed, built against, run: $(wc -l <"$dir/names") names"
