@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "error.h"
 #include "nic/nic.h"
 #include "proxy/proxy.h"
 #include "switch.h"
@@ -42,6 +43,12 @@ const struct hf_nic_ops *hf_nic_find(const char *name)
 	return ops;
 }
 
+static int past_end(bool there)
+{
+	return there ? hf_set_error(-EINVAL, "no place for what the probe finds") :
+		       hf_set_error(-ENOENT, "there are no more");
+}
+
 static void fill(struct hf_probe *out, const char *name, int rc, unsigned caps)
 {
 	*out = (struct hf_probe){ .available = rc, .caps = rc ? 0 : caps };
@@ -72,29 +79,33 @@ static int try_proxy(const struct hf_proxy_ops *ops, unsigned *caps)
 int hf_proxy_probe(unsigned i, struct hf_probe *out)
 {
 	const struct hf_proxy_ops *ops = backends_proxy(i);
+	struct error_kept kept;
 	unsigned caps;
 	int rc;
 
 	if (!ops || !out)
-		return ops ? -EINVAL : -ENOENT;
+		return past_end(ops != NULL);
+	error_keep(&kept);
 	rc = try_proxy(ops, &caps);
 	fill(out, ops->name, rc, caps);
-	return 0;
+	return error_restore(&kept, 0);
 }
 
 int hf_nic_probe(unsigned i, struct hf_probe *out)
 {
 	const struct hf_nic_ops *ops = backends_nic(i);
+	struct error_kept kept;
 	void *nic = NULL;
 	int rc;
 
 	if (!ops || !out)
-		return ops ? -EINVAL : -ENOENT;
+		return past_end(ops != NULL);
+	error_keep(&kept);
 	rc = ops->open(NULL, NULL, &nic);
 	fill(out, ops->name, rc, ops->attach ? HF_CAP_DATA : 0);
 	if (!rc)
 		ops->close(nic);
 	if (!rc && ops == &hf_nic_verbs)
 		verbs_describe(NULL, out->reason, sizeof(out->reason));
-	return 0;
+	return error_restore(&kept, 0);
 }

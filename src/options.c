@@ -50,7 +50,7 @@ static int parse_hard(struct options *o, const char *value)
 /* 4096, 64K, 1M, 2G. */
 int options_size(const char *value, uint64_t *out)
 {
-	static const char units[] = "KMGT";
+	static const char units[] = "KkMmGgTt";
 	const char *unit;
 	char *end;
 	uint64_t n;
@@ -62,8 +62,9 @@ int options_size(const char *value, uint64_t *out)
 	n = strtoull(value, &end, 10);
 	if (errno)
 		return -EINVAL;
-	if (*end && (unit = strchr(units, *end & ~0x20))) {
-		shift = 10 * (int)(unit - units + 1);
+	unit = *end ? strchr(units, *end) : NULL; /* strchr() finds the NUL, too */
+	if (unit) {
+		shift = 10 * (int)((unit - units) / 2 + 1);
 		end++;
 	}
 	if (*end || n > UINT64_MAX >> shift)
@@ -138,10 +139,13 @@ static const struct option_row {
 int hf_option_info(unsigned i, const char **name, const char **default_value, const char **help)
 {
 	if (i >= ROWS)
-		return -ENOENT;
-	*name = table[i].name;
-	*default_value = table[i].default_value;
-	*help = table[i].help;
+		return hf_set_error(-ENOENT, "there are %zu options", ROWS);
+	if (name)
+		*name = table[i].name;
+	if (default_value)
+		*default_value = table[i].default_value;
+	if (help)
+		*help = table[i].help;
 	return 0;
 }
 

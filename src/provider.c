@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cancel.h"
+#include "error.h"
 #include "os.h"
 #include "san/engine.h"
 #include "thread.h"
@@ -38,10 +39,13 @@ int provider_miss(struct hf_provider *p, struct thread_record *t, struct lookup 
 {
 	NOT_CANCELLED;
 	struct hf_cache *c = &p->cache;
+	struct error_kept kept;
 	struct hold *h;
 	bool hit;
-	int rc = cache_miss(c, t, l, &h, &hit);
+	int rc;
 
+	error_keep(&kept);
+	rc = error_restore(&kept, cache_miss(c, t, l, &h, &hit));
 	if (rc)
 		return rc;
 	if (hit)
@@ -169,6 +173,7 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 		     const char *text, struct hf_provider **out)
 {
 	NOT_CANCELLED;
+	struct error_kept kept;
 	struct hf_provider *p;
 	struct options options;
 	int rc = switch_enter(sw);
@@ -187,7 +192,8 @@ static int open_with(struct hf_switch *sw, const struct hf_nic_ops *ops, const c
 	memcpy(&p->ops, ops, ops->size < sizeof(p->ops) ? ops->size : sizeof(p->ops));
 	p->sw = sw;
 	pthread_mutex_init(&p->san_lock, NULL);
-	rc = open_all(p, arg, config, &options);
+	error_keep(&kept);
+	rc = error_restore(&kept, open_all(p, arg, config, &options));
 	if (rc) {
 		pthread_mutex_destroy(&p->san_lock);
 		free(p);

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "cache.h"
+#include "error.h"
 #include "switch.h"
 #include "thread.h"
 
@@ -34,8 +35,14 @@ void cache_hand_over(struct hf_cache *c, struct entry *e)
 static bool deregister(struct hf_cache *c, struct entry *e)
 {
 	struct hf_nic_reg reg = { e->lkey, e->rkey, entry_side(c, e)->nic_priv };
+	struct error_kept kept;
+	int rc;
 
-	if (c->ops->dereg(c->nic, entry_start(e), entry_bytes(e), &reg) != 0) {
+	/* The call that lets go succeeds all the same: hf_put(), hf_flush(). */
+	error_keep(&kept);
+	rc = c->ops->dereg(c->nic, entry_start(e), entry_bytes(e), &reg);
+	error_restore(&kept, 0);
+	if (rc) {
 		atomic_fetch_add(&c->dereg_failures, 1);
 		return false;
 	}

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "cancel.h"
+#include "error.h"
 #include "os.h"
 #include "switch.h"
 
@@ -205,15 +206,18 @@ static int confirm(struct hf_switch *sw, struct secured *s, unsigned access)
 static int arm(struct hf_switch *sw, struct secured *s, unsigned flags)
 {
 	unsigned access = flags & HF_READWRITE;
-	int rc = flags & HF_NOTIFY ? watch(sw, s, access) : 0;
+	struct error_kept kept;
+	int rc;
 
+	error_keep(&kept);
+	rc = flags & HF_NOTIFY ? watch(sw, s, access) : 0;
 	if (!rc && (flags & HF_DENY))
 		rc = deny(sw, s, access);
 	if (!rc && (flags & HF_NOTIFY))
 		rc = confirm(sw, s, access);
 	if (rc)
 		release(sw, s);
-	return rc;
+	return error_restore(&kept, rc);
 }
 
 static int check_flags(struct hf_switch *sw, unsigned flags)

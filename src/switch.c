@@ -7,6 +7,7 @@
 
 #include "backends.h"
 #include "cancel.h"
+#include "error.h"
 #include "hold.h"
 #include "os.h"
 #include "provider.h"
@@ -246,6 +247,15 @@ void switch_rest(const struct hf_switch *sw)
 
 /* ------------------------------------------------------------------ told by the program */
 
+/* The range of a change: as range_round(), and (NULL, SIZE_MAX) is the whole address space. */
+static int range_of_change(const void *addr, size_t len, struct range *out)
+{
+	if (addr || len != SIZE_MAX)
+		return range_round(addr, len, out);
+	*out = (struct range){ 0, UINT64_MAX };
+	return 0;
+}
+
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 {
 	NOT_CANCELLED;
@@ -254,7 +264,7 @@ int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 	int rc = switch_enter(sw);
 
 	if (!rc)
-		rc = range_round(addr, len, &r);
+		rc = range_of_change(addr, len, &r);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&sw->lock);
@@ -324,7 +334,7 @@ int hf_release(struct hf_switch *sw, const void *addr, size_t len)
 
 	if (dropped < 0)
 		return dropped;
-	range_round(addr, len, &r);
+	range_of_change(addr, len, &r);
 	rc = settle_all(sw, r);
 	if (rc == -EBUSY)
 		return hf_set_error(rc, "a registration in [%p, +%zu) is held: it goes at its hf_put()", addr, len);
@@ -489,6 +499,7 @@ static int open_with(const struct hf_proxy_ops *ops, void *config, const char *o
 {
 	NOT_CANCELLED;
 	struct hf_switch *sw = NULL;
+	struct error_kept kept;
 	int rc;
 
 	if (!out)
@@ -496,7 +507,8 @@ static int open_with(const struct hf_proxy_ops *ops, void *config, const char *o
 	rc = switch_new(options, &sw);
 	if (rc)
 		return rc;
-	rc = ops ? open_proxy(sw, ops, config) : open_named(sw);
+	error_keep(&kept);
+	rc = error_restore(&kept, ops ? open_proxy(sw, ops, config) : open_named(sw));
 	if (rc) {
 		switch_free(sw);
 		return rc;

@@ -9,7 +9,7 @@
  *       hf_put()          give it back; it stays cached until its memory changes
  *
  * Conventions that hold for every call, unless its comment says otherwise:
- *  - The answer is 0 or positive, or -errno. hf_error() has the sentence that goes with it.
+ *  - The answer is 0 or positive, or -errno. hf_error() has the sentence that goes with an error.
  *  - Lengths and addresses are in bytes.
  *  - Any thread may call, at the same time as any other. What must not run in parallel with
  *    anything on the same object: the close of that object.
@@ -38,8 +38,9 @@ extern "C" {
 const char *hf_version(void);
 
 /*
- * The sentence for the calling thread's last failed call: what was asked, what was found, what to
- * do. Valid until this thread's next failing call. "" when nothing failed yet. Never NULL.
+ * The sentence of the last call that failed on the calling thread: what was asked, what was found,
+ * what to do. A call that succeeds never changes it. "" if no call has failed yet. Valid until the
+ * thread's next call into the library. Never NULL.
  */
 const char *hf_error(void);
 
@@ -83,8 +84,8 @@ const char *hf_switch_proxy(const struct hf_switch *sw);
  * needs it; the others don't). Every registration of every provider that intersects the range is
  * dropped (R33): no hf_get() that starts after this call returns gives one of them.
  *
- * Returns how many were dropped; 0 when nothing was cached there. -EINVAL for an empty or
- * wrapping range. Blocks only for other threads' short index updates, never for a NIC.
+ * (NULL, SIZE_MAX) is the whole address space. Returns how many were dropped; 0 when nothing was
+ * cached there. -EINVAL for an empty or wrapping range. Blocks only for other threads' short index updates, never for a NIC.
  */
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len);
 
@@ -315,7 +316,7 @@ struct hf_probe {
 int hf_proxy_probe(unsigned i, struct hf_probe *out);
 int hf_nic_probe(unsigned i, struct hf_probe *out);
 
-/* The i-th row of the options table; -ENOENT past the last. */
+/* The i-th row of the options table; -ENOENT past the last. A pointer that is NULL is not filled. */
 int hf_option_info(unsigned i, const char **name, const char **default_value, const char **help);
 
 #pragma GCC visibility pop
