@@ -52,6 +52,19 @@ static struct kept *get_kept(void)
 	return have;
 }
 
+/* As os_open(). A missing file must not look like the end of the mappings, which is -ENOENT. */
+static int open_maps(void)
+{
+	int fd = os_open("/proc/self/maps", O_RDONLY);
+
+	return fd >= 0 || fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM ? fd : -ENODATA;
+}
+
+bool maps_are_hidden(int rc)
+{
+	return rc == -ENODATA || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -EIO;
+}
+
 static int kept_fd(void)
 {
 	struct kept *kept = get_kept();
@@ -60,7 +73,7 @@ static int kept_fd(void)
 
 	if (have || !kept)
 		return kept ? (int)have - 1 : -ENOMEM;
-	fd = os_open("/proc/self/maps", O_RDONLY);
+	fd = open_maps();
 	if (fd < 0)
 		return fd;
 	if (!atomic_compare_exchange_strong(&kept->fd, &have, (uint32_t)fd + 1)) {
@@ -69,6 +82,11 @@ static int kept_fd(void)
 	}
 	hf_close_on_fork(fd);
 	return fd;
+}
+
+void maps_prepare(void)
+{
+	kept_fd();
 }
 
 static int query(uint64_t addr, struct vma *out)
@@ -132,7 +150,7 @@ static ssize_t read_more(struct reader *r)
 	r->from = 0;
 	n = pread(r->fd, r->buf + r->have, sizeof(r->buf) - r->have, r->at);
 	if (n < 0)
-		return -errno;
+		return -EIO;
 	r->at += n;
 	r->have += (size_t)n;
 	return n;
@@ -192,7 +210,7 @@ static int read_maps(uint64_t addr, struct vma *out)
 	int fd, rc;
 
 	kept_fd(); /* for when there are none left */
-	fd = os_open("/proc/self/maps", O_RDONLY);
+	fd = open_maps();
 	if (fd < 0)
 		return read_kept(fd, addr, out);
 	rc = read_text(fd, addr, out);
@@ -211,6 +229,17 @@ int maps_next(uint64_t addr, struct vma *out)
 	return rc && rc != -ENOENT ? read_maps(addr, out) : rc;
 }
 
+static int why_hidden(int rc)
+{
+	if (rc == -ENODATA)
+		return hf_set_error(rc, "can't look at this process's mappings: there is no /proc/self/maps; mount /proc "
+				    "where this process sees it, before a switch is opened");
+	if (rc == -EMFILE || rc == -ENFILE)
+		return hf_set_error(rc, "can't look at this process's mappings: no descriptor is left for "
+				    "/proc/self/maps; raise ulimit -n");
+	return hf_set_error(rc, "can't look at this process's mappings: /proc/self/maps: %s", strerror(-rc));
+}
+
 int maps_walk(uint64_t start, uint64_t end, int (*each)(const struct vma *v, void *arg), void *arg)
 {
 	uint64_t at = start;
@@ -220,7 +249,7 @@ int maps_walk(uint64_t start, uint64_t end, int (*each)(const struct vma *v, voi
 		int rc = maps_next(at, &v);
 
 		if (rc && rc != -ENOENT)
-			return hf_set_error(rc, "can't read /proc/self/maps: %s", strerror(-rc));
+			return why_hidden(rc);
 		if (rc || v.start > at)
 			return hf_set_error(-EFAULT, "asked for 0x%" PRIx64 "-0x%" PRIx64
 					    ": nothing is mapped at 0x%" PRIx64, start, end, at);

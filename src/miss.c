@@ -22,6 +22,8 @@
 #include <sys/mman.h>
 
 #include "cache.h"
+#include "error.h"
+#include "maps.h"
 #include "switch.h"
 #include "thread.h"
 
@@ -144,6 +146,19 @@ static int check_rights(const struct entry *e)
 	return hf_range_check(entry_start(e), entry_end(e), entry_access(e));
 }
 
+/* The NIC has refused with rc, and a sentence. -EACCES if the rights are to blame, else rc. */
+static int why_refused(const struct entry *e, int rc)
+{
+	struct error_kept kept;
+	int seen;
+
+	error_keep(&kept);
+	seen = check_rights(e);
+	if (maps_are_hidden(seen))
+		error_restore(&kept, 0);
+	return seen == -EACCES ? seen : rc;
+}
+
 /*
  * No lock held. While the NIC is full and something goes, it is asked again. A NIC that pins finds out by itself
  * what isn't there; then, and only then, the mapping is looked at, for the better answer. Otherwise it is looked at
@@ -167,7 +182,7 @@ static int nic_register(struct hf_cache *c, struct entry *e)
 	}
 	if (rc) {
 		atomic_fetch_add(&c->failures, 1);
-		return pins && rc != -ENOMEM && check_rights(e) == -EACCES ? -EACCES : rc;
+		return pins && rc != -ENOMEM ? why_refused(e, rc) : rc;
 	}
 	e->lkey = reg.lkey;
 	e->rkey = reg.rkey;

@@ -9,6 +9,7 @@
 #include "cancel.h"
 #include "error.h"
 #include "hold.h"
+#include "maps.h"
 #include "os.h"
 #include "provider.h"
 
@@ -442,6 +443,7 @@ static int switch_new(const char *options, struct hf_switch **out)
 		return rc;
 	}
 	atomic_store(sw->alive, 1);
+	maps_prepare();
 	*out = sw;
 	return 0;
 }

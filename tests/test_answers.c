@@ -6,8 +6,11 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 
+#include "nic/uring.h"
 #include "options.h"
 
 #define STALE_WORDS "no such option"
@@ -212,6 +215,82 @@ static void probes_and_opens(void **state)
 	unchanged();
 }
 
+/* ------------------------------------------------------------------ what io_uring refuses */
+
+static struct hf_provider *open_uring(struct hf_switch *sw, const char *nic)
+{
+	struct hf_provider *p = NULL;
+	int rc = hf_provider_open(sw, nic, NULL, &p);
+
+	if (rc == -EPERM || rc == -ENOSYS)
+		print_message("skipped: %s\n", hf_error());
+	else
+		check_ok(rc);
+	return p;
+}
+
+/* The page behind the end of a file can't be touched: neither is the mapping a hole, nor is its kind to blame. */
+static void short_memfd(void **state)
+{
+	struct hf_switch *sw = check_switch("proxy=none");
+	struct hf_provider *p = open_uring(sw, "uring");
+	size_t page = check_page();
+	int fd = memfd_create("short", MFD_CLOEXEC);
+	struct hf_region r;
+	char *m = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (!p)
+		skip();
+	assert_ptr_not_equal(m, MAP_FAILED);
+	check_error(hf_get(p, m, 100, HF_READ, &r), -EFAULT, "ftruncate");
+	assert_int_equal(ftruncate(fd, (off_t)page), 0);
+	check_error(hf_get(p, m, 2 * page, HF_READ, &r), -EFAULT, "ftruncate");
+	check_touch(p, m, page, HF_READ);
+	assert_int_equal(ftruncate(fd, (off_t)(2 * page)), 0);
+	check_touch(p, m, 2 * page, HF_READ); /* the control */
+	munmap(m, 2 * page);
+	close(fd);
+	check_close(sw, p);
+}
+
+/* The kernel has refused memory that is all right by the time anybody looks: no kind of mapping is to blame. */
+static void refused_but_well(void **state)
+{
+	size_t page = check_page();
+	char *m = check_map(page);
+
+	check_error(uring_why_mapping(-EFAULT, (uintptr_t)m, page), -EFAULT, "another thread changes");
+	assert_int_equal(mprotect(m, page, PROT_NONE), 0);
+	check_error(uring_why_mapping(-EFAULT, (uintptr_t)m, page), -EOPNOTSUPP, "not accessible");
+	assert_int_equal(mprotect(m, page, PROT_READ | PROT_WRITE), 0);
+	check_unmap(m, page);
+}
+
+/* The program has closed its ring, and another file has the number; and the number is free. */
+static void ring_is_gone(void **state)
+{
+	struct hf_switch *sw = check_switch("proxy=none");
+	struct io_uring_params params = { 0 };
+	int fd = (int)syscall(SYS_io_uring_setup, 4, &params), other = open("/dev/null", O_RDWR | O_CLOEXEC);
+	size_t page = check_page();
+	char *m = check_map(page), nic[32];
+	struct hf_provider *p;
+	struct hf_region r;
+
+	snprintf(nic, sizeof(nic), "uring:fd=%d,slots=8", fd);
+	p = fd < 0 ? NULL : open_uring(sw, nic);
+	if (!p)
+		skip();
+	check_touch(p, m, page, HF_READ);
+	assert_int_equal(dup2(other, fd), fd);
+	check_error(hf_get(p, m, page, HF_READ, &r), -EBADF, "no io_uring any more");
+	close(fd);
+	check_error(hf_get(p, m, page, HF_READ, &r), -EBADF, "no io_uring any more");
+	check_unmap(m, page);
+	check_close(sw, p);
+	close(other);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +302,9 @@ int main(void)
 		cmocka_unit_test(get_after_eviction),
 		cmocka_unit_test(put_that_lets_go),
 		cmocka_unit_test(probes_and_opens),
+		cmocka_unit_test(short_memfd),
+		cmocka_unit_test(refused_but_well),
+		cmocka_unit_test(ring_is_gone),
 	};
 
 	unsetenv("HOLDFAST");

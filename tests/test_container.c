@@ -10,7 +10,9 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -220,6 +222,105 @@ static void test_no_procmap_query(void **state)
 	in_child(no_procmap_no_descriptor);
 }
 
+/* ------------------------------------------------------------------ no /proc */
+
+/* A mount namespace of its own, in which /proc is empty. False: this user may not. */
+static bool hide_proc(void)
+{
+	if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		return false;
+	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", "/proc", "tmpfs", 0, NULL))
+		return false;
+	return access("/proc/self/maps", R_OK) != 0;
+}
+
+#define SKIPPED 77
+
+static int no_proc(void *arg)
+{
+	struct hf_switch *sw;
+	struct hf_provider *p;
+	struct hf_region r;
+	size_t page = check_page();
+	char *m = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int rc;
+
+	if (!hide_proc())
+		return SKIPPED;
+	CHILD_CHECK(hf_range_check((uintptr_t)m, (uintptr_t)m + page, HF_READ) == -ENODATA);
+	CHILD_CHECK(strstr(hf_error(), "mount /proc"));
+	/* What can't be watched isn't cached; the simulator doesn't find out itself what is mapped. */
+	CHILD_CHECK(hf_switch_open(NULL, &sw) == 0);
+	CHILD_CHECK(hf_provider_open(sw, "sim", NULL, &p) == 0);
+	CHILD_CHECK(hf_get(p, m, page, HF_READ, &r) == -ENODATA && strstr(hf_error(), "can't look"));
+	CHILD_CHECK(hf_provider_close(p) == 0);
+	/* A NIC that pins does. */
+	rc = hf_provider_open(sw, "uring", NULL, &p);
+	if (!rc) {
+		for (int i = 0; i < 2; i++) {
+			CHILD_CHECK(hf_get(p, m, page, HF_READ, &r) == 0);
+			CHILD_CHECK(!(r.flags & HF_REGION_HIT) && hf_put(p, &r) == 0);
+		}
+		CHILD_CHECK(munmap(m, page) == 0);
+		CHILD_CHECK(hf_get(p, m, page, HF_READ, &r) == -EFAULT && strstr(hf_error(), "cause can't be told"));
+		CHILD_CHECK(hf_provider_close(p) == 0);
+	}
+	CHILD_CHECK(hf_switch_close(sw) == 0);
+	return 0;
+}
+
+/* /proc goes, and descriptors run out, after the switch was opened: it has what it needs. */
+static int proc_lost(void *arg)
+{
+	struct hf_switch *sw;
+	struct hf_provider *p;
+	struct hf_region r;
+	struct rlimit none;
+	size_t page = check_page();
+	char *m = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHILD_CHECK(hf_switch_open(NULL, &sw) == 0);
+	CHILD_CHECK(hf_provider_open(sw, "sim", NULL, &p) == 0);
+	if (arg && !hide_proc())
+		return SKIPPED;
+	CHILD_CHECK(getrlimit(RLIMIT_NOFILE, &none) == 0);
+	none.rlim_cur = 0;
+	CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0 && dup(0) < 0);
+	for (int i = 0; i < 2; i++) {
+		CHILD_CHECK(hf_get(p, m, page, HF_READ, &r) == 0);
+		CHILD_CHECK(hf_put(p, &r) == 0);
+	}
+	CHILD_CHECK(munmap(m, 2 * page) == 0);
+	CHILD_CHECK(hf_get(p, m, page, HF_READ, &r) == -EFAULT && strstr(hf_error(), "nothing is mapped"));
+	CHILD_CHECK(hf_provider_close(p) == 0);
+	CHILD_CHECK(hf_switch_close(sw) == 0);
+	return 0;
+}
+
+static void in_child_or_skip(int (*run)(void *arg), void *arg)
+{
+	int rc = check_child(run, arg);
+
+	if (rc == SKIPPED)
+		skip();
+	assert_int_equal(rc, 0);
+}
+
+static void test_no_proc(void **state)
+{
+	in_child_or_skip(no_proc, NULL);
+}
+
+static void test_no_descriptor_left(void **state)
+{
+	in_child_or_skip(proc_lost, NULL);
+}
+
+static void test_proc_lost(void **state)
+{
+	in_child_or_skip(proc_lost, "hide");
+}
+
 /* No membarrier: readers fence themselves. */
 static int no_membarrier(void *arg)
 {
@@ -299,6 +400,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_uffd_refused),     cmocka_unit_test(test_uffd_unknown),
 		cmocka_unit_test(test_no_wp_async),      cmocka_unit_test(test_no_procmap_query),
+		cmocka_unit_test(test_no_proc),          cmocka_unit_test(test_no_descriptor_left),
+		cmocka_unit_test(test_proc_lost),
 		cmocka_unit_test(test_no_membarrier),    cmocka_unit_test(test_membarrier_lost),
 		cmocka_unit_test(test_uring_refused),
 		cmocka_unit_test(test_uring_unknown),

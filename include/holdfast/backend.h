@@ -305,8 +305,9 @@ const struct hf_proxy_ops *hf_proxy_find(const char *name);
 int hf_set_error(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*
- * Is [start, end) wholly mapped, with `access`? For a proxy that can't look itself. 0, -EFAULT or
- * -EACCES with the sentence set.
+ * Is [start, end) wholly mapped, with `access`? For a proxy that can't look itself. 0, or with the sentence
+ * set: -EFAULT, -EACCES, or if the mappings can't be looked at: -ENODATA (no /proc), -EMFILE, -ENFILE,
+ * -ENOMEM, -EIO.
  */
 int hf_range_check(uint64_t start, uint64_t end, unsigned access);
 

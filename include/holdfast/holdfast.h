@@ -205,7 +205,8 @@ struct hf_region {
  * cover this one.
  * Errors: -EINVAL (length 0, wrap-around, bad access), -EFAULT (not wholly mapped user memory; R1),
  * -EACCES (write asked of read-only memory; nothing is cached), -EOPNOTSUPP (the NIC can't register
- * such memory), -ENOMEM (hf_error() names the limit that was hit).
+ * such memory), -ENOMEM (hf_error() names the limit that was hit). -ENODATA: the process has no /proc, and
+ * the NIC doesn't find out itself whether the memory is mapped. -EMFILE, -ENFILE: a descriptor was needed.
  */
 int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 	   struct hf_region *out);

@@ -77,6 +77,8 @@ unsigned uring_table_slots(unsigned i);
 /* uring_why.c: sentences for what the kernel answered */
 int uring_why_setup(int rc);
 int uring_why_reg(int rc, uint64_t addr, uint64_t len);
+/* 0 if the descriptor is an io_uring; else -EBADF, with the sentence set. */
+int uring_why_ring(int fd);
 /* rc was EFAULT or EOPNOTSUPP: -EFAULT for a hole, -EOPNOTSUPP when the mapping is to blame. */
 int uring_why_mapping(int rc, uint64_t addr, uint64_t len);
 

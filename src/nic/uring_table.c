@@ -416,6 +416,8 @@ static int pin_tries(struct uring_nic *nic, struct uring_table *t, unsigned slot
 		rc = pin(nic, t, slot, addr, len);
 		if (!rc)
 			return 0;
+		if (rc != -EFAULT && uring_why_ring(t->fd))
+			return -EBADF;
 		if (rc != -EFAULT && rc != -EOPNOTSUPP)
 			return uring_why_reg(rc, addr, len);
 		rc = uring_why_mapping(rc, addr, len);

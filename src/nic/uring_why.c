@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "../maps.h"
@@ -116,14 +117,42 @@ int uring_why_reg(int rc, uint64_t addr, uint64_t len)
 	}
 }
 
+int uring_why_ring(int fd)
+{
+	struct io_uring_probe probe = { .last_op = 0 };
+	int rc = io_uring_register((unsigned)fd, IORING_REGISTER_PROBE, &probe, 0);
+
+	if (rc != -EBADF && rc != -EOPNOTSUPP)
+		return 0;
+	return hf_set_error(-EBADF,
+			    "uring: descriptor %d is no io_uring any more (%s): the ring was closed, or its number is another "
+			    "file's; keep the ring open as long as its provider",
+			    fd, rc == -EBADF ? "it is closed" : "another file has its number");
+}
+
 /* ------------------------------------------------------------------ what is mapped there */
 
-enum { NOT_WRITABLE = 1, SHARED_FILE, PRIVATE_FILE };
+enum { NOT_WRITABLE = 1, SHARED_FILE, PRIVATE_FILE, PAST_END };
 
 struct culprit {
+	uint64_t start, end; /* what was asked */
 	bool any_file;
 	struct vma vma;
 };
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* 0, or the errno of touching all pages of the part of [start, end) that lies in v. */
+static int touch(const struct vma *v, uint64_t start, uint64_t end, int advice)
+{
+	uint64_t from = v->start > start ? v->start : start;
+	uint64_t to = v->end < end ? v->end : end;
+
+	return madvise((void *)(uintptr_t)from, to - from, advice) < 0 ? errno : 0;
+}
 
 static int is_culprit(const struct vma *v, void *p)
 {
@@ -132,25 +161,58 @@ static int is_culprit(const struct vma *v, void *p)
 	c->vma = *v;
 	if (!v->readable || !v->writable)
 		return NOT_WRITABLE;
+	if (v->file && touch(v, c->start, c->end, MADV_POPULATE_READ) == EFAULT)
+		return PAST_END;
 	if (v->file && v->shared)
 		return SHARED_FILE;
 	return v->file && c->any_file ? PRIVATE_FILE : 0;
 }
 
+/* The kernel said EFAULT or EOPNOTSUPP, and nobody can look why. */
+static int why_unseen(int rc, uint64_t addr, uint64_t end)
+{
+	return hf_set_error(rc,
+			    "io_uring could not pin 0x%llx-0x%llx: %s; the cause can't be told, for there is no "
+			    "/proc/self/maps to look at",
+			    (unsigned long long)addr, (unsigned long long)end, strerror(-rc));
+}
+
+/*
+ * Nothing is wrong with the mappings now. If all pages can be touched for writing, then the memory is ordinary, and
+ * was not accessible a moment ago.
+ */
+static int why_pinnable(uint64_t addr, uint64_t end)
+{
+	if (!madvise((void *)(uintptr_t)addr, end - addr, MADV_POPULATE_WRITE))
+		return hf_set_error(-EFAULT,
+				    "0x%llx-0x%llx was not accessible each time that io_uring pinned it, and is now: another "
+				    "thread changes the mapping or its protection; don't, while hf_get() runs",
+				    (unsigned long long)addr, (unsigned long long)end);
+	return hf_set_error(-EOPNOTSUPP,
+			    "io_uring refuses to pin 0x%llx-0x%llx: this kind of mapping can't "
+			    "be registered; copy the data to ordinary memory",
+			    (unsigned long long)addr, (unsigned long long)end);
+}
+
 int uring_why_mapping(int rc, uint64_t addr, uint64_t len)
 {
 	/* Before 6.5 io_uring refused private file mappings too, and said EOPNOTSUPP. */
-	struct culprit c = { .any_file = rc == -EOPNOTSUPP };
+	struct culprit c = { .start = addr, .end = addr + len, .any_file = rc == -EOPNOTSUPP };
 	unsigned long long at;
+	int said = rc;
 
 	rc = maps_walk(addr, addr + len, is_culprit, &c);
 	at = c.vma.start;
+	if (maps_are_hidden(rc))
+		return why_unseen(said, addr, addr + len);
 	switch (rc) {
 	case 0:
-		return hf_set_error(-EOPNOTSUPP,
-				    "io_uring refuses to pin 0x%llx-0x%llx: this kind of mapping can't "
-				    "be registered; copy the data to ordinary memory",
-				    (unsigned long long)addr, (unsigned long long)(addr + len));
+		return why_pinnable(addr, addr + len);
+	case PAST_END:
+		return hf_set_error(-EFAULT,
+				    "the file behind the mapping at 0x%llx ends before the range 0x%llx-0x%llx does: "
+				    "make the file longer (ftruncate), or ask for less",
+				    at, (unsigned long long)addr, (unsigned long long)(addr + len));
 	case NOT_WRITABLE:
 		return hf_set_error(-EOPNOTSUPP,
 				    "io_uring pins for writing; the mapping at 0x%llx is %s: copy the "

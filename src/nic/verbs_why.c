@@ -12,6 +12,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "../maps.h"
+
 #define KIB 1024ull
 #define CAP_IPC_LOCK_BIT 14
 
@@ -153,10 +155,13 @@ static int why_no_memory(struct verbs_nic *nic, uint64_t len, unsigned count)
 			    nic->name, (unsigned long long)(len / KIB), nic->attr.max_mr, count);
 }
 
-static int why_mapping(struct verbs_nic *nic, uint64_t addr, uint64_t len, unsigned access)
+static int why_mapping(struct verbs_nic *nic, int err, uint64_t addr, uint64_t len, unsigned access)
 {
 	int rc = hf_range_check(addr, addr + len, access);
 
+	if (maps_are_hidden(rc))
+		return hf_set_error(err, "%s can't pin [0x%llx, +%llu): %s; without /proc the cause can't be told", nic->name,
+				    (unsigned long long)addr, (unsigned long long)len, strerror(-err));
 	return rc ? rc :
 		    hf_set_error(-EOPNOTSUPP, "%s can't pin [0x%llx, +%llu): the kernel refuses this kind of mapping for the long "
 					      "term, such as a file's that is written back; copy the data to ordinary memory",
@@ -180,7 +185,7 @@ int verbs_why_reg(struct verbs_nic *nic, int err, uint64_t addr, uint64_t len, u
 		return why_no_memory(nic, len, count);
 	case -EFAULT:
 	case -EOPNOTSUPP:
-		return why_mapping(nic, addr, len, access);
+		return why_mapping(nic, err, addr, len, access);
 	default:
 		return hf_set_error(err, "%s can't register [0x%llx, +%llu): %s", nic->name, (unsigned long long)addr,
 				    (unsigned long long)len, strerror(-err));

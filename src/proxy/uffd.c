@@ -756,7 +756,7 @@ static int look_and_arm(struct look *l, uint64_t end)
 		if (!l->again)
 			break;
 	}
-	return rc;
+	return maps_are_hidden(rc) ? HF_UNWATCHED : rc; /* what can't be looked at isn't watched */
 }
 
 /*
