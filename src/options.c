@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cgroup.h"
+
 typedef int (*parse_fn)(struct options *o, const char *value);
 
 static int parse_proxy(struct options *o, const char *value)
@@ -82,12 +84,17 @@ static bool may_lock_any(void)
 	       (caps[0].effective & (1u << CAP_IPC_LOCK));
 }
 
-/* A quarter of the memory, or RLIMIT_MEMLOCK where that binds: never infinite (I5). */
-static uint64_t default_bytes(void)
+/*
+ * A quarter of the memory that this process may have, of the machine or of its control group; or RLIMIT_MEMLOCK where
+ * that binds. Never infinite (I5).
+ */
+uint64_t options_default_bytes(const char *root)
 {
-	uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+	uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t group = cgroup_memory_limit(root);
 	struct rlimit lock;
 
+	bytes = (group < bytes ? group : bytes) / 4;
 	if (getrlimit(RLIMIT_MEMLOCK, &lock) == 0 && lock.rlim_cur != RLIM_INFINITY &&
 	    lock.rlim_cur < bytes && !may_lock_any())
 		bytes = lock.rlim_cur;
@@ -97,7 +104,7 @@ static uint64_t default_bytes(void)
 static int parse_max_bytes(struct options *o, const char *value)
 {
 	if (!strcmp(value, "auto")) {
-		o->max_bytes = default_bytes();
+		o->max_bytes = options_default_bytes("");
 		return 0;
 	}
 	return options_size(value, &o->max_bytes);
@@ -128,7 +135,7 @@ static const struct option_row {
 	  "off: register for each use and let go" },
 	{ "max_bytes", "auto", OPTION_PROVIDER, parse_max_bytes,
 	  "most bytes to keep pinned, e.g. 64M; what is held may exceed it; auto: RLIMIT_MEMLOCK where "
-	  "it binds, else a quarter of the memory" },
+	  "it binds, else a quarter of the memory, or of the control group's memory limit if that is less" },
 	{ "max_count", "1M", OPTION_PROVIDER, parse_max_count, "most registrations to keep" },
 	{ "hard", "off", OPTION_PROVIDER, parse_hard,
 	  "on: a get that would exceed a limit because of what is held answers -ENOMEM" },

@@ -25,6 +25,9 @@ enum option_scope { OPTION_SWITCH = 1, OPTION_PROVIDER = 2 };
 /* Defaults, then `text`, then the environment's HOLDFAST. 0 or -EINVAL with the sentence set. */
 int options_parse(struct options *o, const char *text, enum option_scope scope);
 
+/* max_bytes=auto. `root` is that of cgroup_memory_limit(). */
+uint64_t options_default_bytes(const char *root);
+
 /* "4096", "64K", "1M", "2G", "1T". 0 or -EINVAL, without a sentence. */
 int options_size(const char *value, uint64_t *out);
 

@@ -7,9 +7,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "cgroup.h"
 #include "nic/uring.h"
 #include "options.h"
 
@@ -82,6 +85,111 @@ static void option_info_without_places(void **state)
 	check_error(hf_option_info(n, NULL, NULL, NULL), -ENOENT, "options");
 	check_ok(hf_option_info(0, &name, NULL, NULL));
 	assert_string_equal(name, "proxy");
+}
+
+/* ------------------------------------------------------------------ control groups */
+
+struct group_file {
+	const char *path, *text;
+};
+
+struct group_case {
+	const char *name;
+	uint64_t limit;
+	struct group_file file[8];
+};
+
+#define CGROUP "/proc/self/cgroup"
+#define V1 "/sys/fs/cgroup/memory"
+#define V2 "/sys/fs/cgroup"
+
+static const struct group_case group_cases[] = {
+	{ "no /proc, no /sys", UINT64_MAX, { { 0 } } },
+	{ "no /sys", UINT64_MAX, { { CGROUP, "0::/a/b\n" } } },
+	{ "no /proc", UINT64_MAX, { { V2 "/memory.max", "4096\n" } } },
+	{ "no limit", UINT64_MAX, { { CGROUP, "0::/a\n" }, { V2 "/a/memory.max", "max\n" } } },
+	{ "own", 4096, { { CGROUP, "0::/a\n" }, { V2 "/a/memory.max", "4096\n" } } },
+	{ "high below max", 8192,
+	  { { CGROUP, "0::/a\n" }, { V2 "/a/memory.max", "65536\n" }, { V2 "/a/memory.high", "8192\n" } } },
+	{ "an ancestor", 100,
+	  { { CGROUP, "0::/a/b/c\n" }, { V2 "/a/b/c/memory.max", "max\n" }, { V2 "/a/b/memory.max", "300\n" },
+	    { V2 "/a/memory.max", "100\n" } } },
+	{ "not a neighbour's", 300,
+	  { { CGROUP, "0::/a/b\n" }, { V2 "/a/b/memory.max", "300\n" }, { V2 "/a/c/memory.max", "100\n" },
+	    { V2 "/ab/memory.max", "10\n" } } },
+	{ "in a namespace", 512, { { CGROUP, "0::/\n" }, { V2 "/memory.max", "512\n" } } },
+	{ "above the namespace", 512, { { CGROUP, "0::/../x\n" }, { V2 "/memory.max", "512\n" }, { V2 "/x/memory.max", "1\n" } } },
+	{ "a path of the host's", 512, { { CGROUP, "0::/docker/1a2b\n" }, { V2 "/memory.max", "512\n" } } },
+	{ "version 1", 777,
+	  { { CGROUP, "5:cpu,cpuacct:/z\n4:memory:/docker/1\n1:name=systemd:/docker/1\n" },
+	    { V1 "/docker/1/memory.limit_in_bytes", "777\n" }, { V1 "/memory.limit_in_bytes", "9223372036854771712\n" } } },
+	{ "version 1, beside others", 777,
+	  { { CGROUP, "4:cpu,memory,io:/g\n" }, { V1 "/g/memory.limit_in_bytes", "777\n" } } },
+	{ "version 1, none of memory", UINT64_MAX,
+	  { { CGROUP, "4:memoryless,mem:/g\n" }, { V1 "/g/memory.limit_in_bytes", "777\n" } } },
+	{ "both versions", 600,
+	  { { CGROUP, "4:memory:/g\n0::/h\n" }, { V1 "/g/memory.limit_in_bytes", "777\n" }, { V2 "/unified/h/memory.max", "600\n" } } },
+	{ "nonsense", UINT64_MAX, { { CGROUP, "what\n:\n::\n" }, { V2 "/memory.max", "-1\n" } } },
+};
+
+/* All folders on the way are made. */
+static void write_file(const char *root, const struct group_file *file)
+{
+	char path[512];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s%s", root, file->path);
+	for (char *slash = strchr(path + strlen(root) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		*slash = 0;
+		mkdir(path, 0700);
+		*slash = '/';
+	}
+	f = fopen(path, "we");
+	assert_non_null(f);
+	assert_true(fputs(file->text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+static void cgroup_limits(void **state)
+{
+	for (size_t i = 0; i < sizeof(group_cases) / sizeof(group_cases[0]); i++) {
+		const struct group_case *c = &group_cases[i];
+		char root[] = "/tmp/holdfast-cgroup-XXXXXX";
+		uint64_t limit;
+
+		assert_non_null(mkdtemp(root));
+		for (const struct group_file *file = c->file; file->path; file++)
+			write_file(root, file);
+		limit = cgroup_memory_limit(root);
+		nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+		if (limit != c->limit)
+			fail_msg("%s: %llu", c->name, (unsigned long long)limit);
+	}
+}
+
+/* A quarter of the group's limit; the control: without one, no more than the machine's memory and RLIMIT_MEMLOCK give. */
+static void default_bytes_fit(void **state)
+{
+	static const struct group_file file[] = { { CGROUP, "0::/g\n" }, { V2 "/g/memory.max", "65536\n" } };
+	char root[] = "/tmp/holdfast-cgroup-XXXXXX";
+	uint64_t free_of_limits;
+	struct options o;
+
+	assert_non_null(mkdtemp(root));
+	free_of_limits = options_default_bytes(root);
+	write_file(root, &file[0]);
+	write_file(root, &file[1]);
+	assert_int_equal(options_default_bytes(root), 16384);
+	nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	assert_true(free_of_limits > 16384);
+	check_ok(options_parse(&o, NULL, OPTION_PROVIDER));
+	assert_int_equal(o.max_bytes, options_default_bytes(""));
+	assert_true(o.max_bytes <= free_of_limits);
 }
 
 /* ------------------------------------------------------------------ everything */
@@ -297,6 +405,8 @@ int main(void)
 		cmocka_unit_test(sizes),
 		cmocka_unit_test(suffixes),
 		cmocka_unit_test(option_info_without_places),
+		cmocka_unit_test(cgroup_limits),
+		cmocka_unit_test(default_bytes_fit),
 		cmocka_unit_test(invalidate_everything),
 		cmocka_unit_test(uncached_get),
 		cmocka_unit_test(get_after_eviction),
