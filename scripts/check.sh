@@ -157,7 +157,7 @@ esac
 
 # shellcheck disable=SC2086
 if setup "$build" gcc; then
-	run "gcc" "$build" testlog $no_model
+	run "gcc" "$build" testlog
 	as="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
 	if [ "$(id -u)" = 0 ] && $as test -x "$build/tools/holdfast"; then
 		run "gcc, unprivileged, 8 MiB of memlock" "$build" user --no-suite model --no-suite install $no_tools \

@@ -198,6 +198,14 @@ struct hf_region {
  * request inside a cached range is a hit. Requests may overlap; each keeps its own registration, and one
  * that is covered by a newer one with the same or more rights goes.
  *
+ * Per proxy. `kmod`: two numbers in memory say that every change so far was told. `uffd` and `supervise`:
+ * a hit asks the kernel whether a change is in flight, and whether the range is still one that is
+ * watched. So a change is found out also if its event never comes: SHM_REMAP, a process that shares the
+ * memory and is killed in munmap, another userfaultfd that takes the watch away, a program that closes our
+ * descriptors. Not found out: MADV_GUARD_INSTALL; such a process killed in madvise(MADV_DONTNEED); a lost
+ * event behind which another userfaultfd of the program, or an mremap, watches the same addresses again.
+ * `manual`: exact from hf_invalidate() on.
+ *
  * Memory that the proxy can't watch is registered for this one use (HF_REGION_CACHED not set).
  * So is everything while the mapping keeps changing: a get never waits for quiet, it goes round it.
  *
@@ -214,7 +222,8 @@ int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 /*
  * A batch: hf_sync() once, then hf_get_unchecked() any number of times. An unchecked get gives what
  * was exact at this thread's last hf_sync() on the provider, and saves the system call that `uffd`
- * needs for an exact answer; with the other proxies both cost the same.
+ * needs for an exact answer; with the other proxies both cost the same. hf_sync() asks whether a change is
+ * in flight, and not about single ranges. So a change of which no event comes is found out by hf_get() only.
  * hf_sync: 0, or -EAGAIN when the mapping keeps changing: use hf_get() then.
  */
 int hf_sync(struct hf_provider *p);
