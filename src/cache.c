@@ -175,7 +175,7 @@ void cache_close(struct hf_cache *c)
 {
 	if (c->reaper.stack) {
 		atomic_store(&c->stop, true);
-		sem_post(&c->wake);
+		cache_wake(c);
 		os_thread_join(&c->reaper);
 		cache_reclaim(c, RECLAIM_ALL);
 	}

@@ -22,6 +22,7 @@
 #ifndef HF_CACHE_H
 #define HF_CACHE_H
 
+#include <assert.h>
 #include <holdfast/backend.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -89,6 +90,8 @@ struct lookup {
 	unsigned quiet;      /* parts of which it was seen, since the get began, that no change is in flight */
 };
 
+#define CACHE_AT_ONCE 1024u /* entries that are handled in one hold of the lock */
+
 #define GATE_CLOSED 1ull /* no entry is ever noted under it */
 
 struct hf_cache {
@@ -133,6 +136,7 @@ struct hf_cache {
 	pthread_mutex_t reap_lock;
 	uint32_t census;         /* the latest; lock */
 	sem_t wake;
+	_Atomic bool wake_pending; /* posted, and the reaper has not begun to work since */
 	struct os_thread reaper;
 	_Atomic bool stop;
 
@@ -234,7 +238,6 @@ bool cache_has_counter(uint64_t number, unsigned counter);
 int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct hold **out, bool *hit);
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
-#define CACHE_AT_ONCE 1024u /* entries that are dropped in one hold of the lock */
 #ifdef HF_FAULTS
 extern _Atomic unsigned cache_largest_drop; /* the most that there were */
 #endif
@@ -257,7 +260,21 @@ void cache_kill(struct hf_cache *c, struct entry *e);
 void cache_census(struct hf_cache *c);
 #ifdef HF_FAULTS
 extern _Atomic uint64_t cache_scans; /* of all caches: how many were made */
+extern _Atomic uint64_t cache_posts; /* likewise: how often a reaper was posted */
+extern _Atomic unsigned cache_most_handled; /* entries, in one hold of a lock, by reaper.c */
 #endif
+
+/* lock held: n entries have been handled in this hold. The test build checks the bound. */
+static inline void cache_note_handled(unsigned n)
+{
+#ifdef HF_FAULTS
+	assert(n <= CACHE_AT_ONCE);
+	if (n > atomic_load(&cache_most_handled))
+		atomic_store(&cache_most_handled, n);
+#else
+	(void)n;
+#endif
+}
 
 /*
  * lock held, after a census: count a dropped entry once, if it is held. The scan over all threads' holds costs far too much for
@@ -278,6 +295,7 @@ uint64_t cache_evict(struct hf_cache *c, uint64_t bytes, uint64_t count, uint64_
 bool cache_fits(struct hf_cache *c, uint64_t freed, uint64_t bytes, uint64_t count);
 
 /* reaper.c */
+void cache_wake(struct hf_cache *c); /* any thread; no lock, no allocation */
 void cache_hand_over(struct hf_cache *c, struct entry *e); /* any thread; no lock, no allocation */
 void cache_retire(struct hf_cache *c, struct entry *list); /* dead ones: deregister those that nobody holds */
 void cache_let_go(struct hf_cache *c, struct entry *list); /* ... certainly nobody: deregister */

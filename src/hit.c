@@ -112,7 +112,7 @@ static void wake_if_dead(struct hf_cache *c, const struct entry *e)
 {
 	hold_fence();
 	if (word_of(e) & ENTRY_DEAD)
-		sem_post(&c->wake);
+		cache_wake(c);
 }
 
 static void take_back(struct hf_cache *c, struct recent *r)
@@ -551,7 +551,7 @@ static bool put_recent(struct hf_cache *c, struct thread_record *t, struct recen
 static void wake_if_over(struct hf_cache *c)
 {
 	if (atomic_load_explicit(&c->over, memory_order_relaxed))
-		sem_post(&c->wake);
+		cache_wake(c);
 }
 
 static __attribute__((noinline)) int put_after_turn(struct hf_cache *c, struct recent *r)

@@ -28,7 +28,25 @@ void cache_hand_over(struct hf_cache *c, struct entry *e)
 	} while (!atomic_compare_exchange_weak_explicit(&c->reap, &head, e, memory_order_release,
 							memory_order_acquire));
 	if (!head)
-		sem_post(&c->wake);
+		cache_wake(c);
+}
+
+#ifdef HF_FAULTS
+_Atomic uint64_t cache_posts;
+#endif
+
+/*
+ * Post only if no post is pending. The exchange is a full barrier: if it reads true, then the reaper's exchange comes
+ * later, and the reaper sees what the caller did before this call.
+ */
+void cache_wake(struct hf_cache *c)
+{
+	if (atomic_exchange(&c->wake_pending, true))
+		return;
+#ifdef HF_FAULTS
+	atomic_fetch_add(&cache_posts, 1);
+#endif
+	sem_post(&c->wake);
 }
 
 /* A registration that the NIC would not give up stays counted as pinned, and its entry is never used again. */
@@ -60,15 +78,18 @@ static void keep_stuck(struct hf_cache *c, struct entry *e)
 
 static void free_entries(struct hf_cache *c, struct entry *list)
 {
-	pthread_mutex_lock(&c->lock);
 	while (list) {
-		struct entry *e = list;
+		pthread_mutex_lock(&c->lock);
+		for (unsigned n = 0; list && n < CACHE_AT_ONCE; n++) {
+			struct entry *e = list;
 
-		list = entry_next(c, e);
-		entry_set_flags(e, 0);
-		pool_put(&c->pool, e->id);
+			list = entry_next(c, e);
+			entry_set_flags(e, 0);
+			pool_put(&c->pool, e->id);
+			cache_note_handled(n + 1);
+		}
+		pthread_mutex_unlock(&c->lock);
 	}
-	pthread_mutex_unlock(&c->lock);
 }
 
 void cache_let_go(struct hf_cache *c, struct entry *list)
@@ -97,6 +118,7 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 
 #ifdef HF_FAULTS
 _Atomic uint64_t cache_scans;
+_Atomic unsigned cache_most_handled;
 #endif
 
 static void mark_held(struct entry *e, void *cache)
@@ -116,9 +138,25 @@ void cache_census(struct hf_cache *c)
 	hold_each(mark_held, c);
 }
 
+/* lock held: split the first CACHE_AT_ONCE of *dead by a census of their own. */
+static void sort_some(struct hf_cache *c, struct entry **dead, struct entry **held, struct entry **idle)
+{
+	cache_census(c);
+	for (unsigned n = 0; *dead && n < CACHE_AT_ONCE; n++) {
+		struct entry *e = *dead;
+		struct entry **to = e->mark == c->census ? held : idle;
+
+		*dead = entry_next(c, e);
+		cache_count_in_use(c, e);
+		*to = entry_push(e, *to);
+		cache_note_handled(n + 1);
+	}
+}
+
 /*
  * Split what is dead for good into what somebody holds, which is appended to *held, and the rest, which is returned.
- * The fence comes after the entries died: hold.h draws it.
+ * The fence comes after the entries died: hold.h draws it. One fence serves all parts, because all entries died before it.
+ * Each part needs its own census: another thread may make one while the lock is free.
  */
 static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct entry **held)
 {
@@ -127,17 +165,11 @@ static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct ent
 	if (!dead)
 		return NULL;
 	hold_fence_all();
-	pthread_mutex_lock(&c->lock);
-	cache_census(c);
 	while (dead) {
-		struct entry *e = dead;
-		struct entry **to = e->mark == c->census ? held : &idle;
-
-		dead = entry_next(c, e);
-		cache_count_in_use(c, e);
-		*to = entry_push(e, *to);
+		pthread_mutex_lock(&c->lock);
+		sort_some(c, &dead, held, &idle);
+		pthread_mutex_unlock(&c->lock);
 	}
-	pthread_mutex_unlock(&c->lock);
 	return idle;
 }
 
@@ -221,20 +253,38 @@ static enum left why_left(const struct hf_cache *c, const struct entry *e, uint6
 	return w & ENTRY_STUCK ? LEFT_STUCK : e->mark == c->census ? LEFT_HELD : LEFT_LEAVING;
 }
 
-/* The dead are in several hands (reaper, evictors, the stuck in none), but all of them are in the pool. */
+/* lock held: the same of all entries in [*at, *at + CACHE_AT_ONCE) of the pool. False: these were the last. */
+static bool look_at_some(struct hf_cache *c, uint32_t *at, uint64_t start, uint64_t end, enum left *worst)
+{
+	cache_census(c);
+	for (unsigned n = 0; n < CACHE_AT_ONCE; n++) {
+		enum left left;
+
+		if (*at >= c->pool.made || c->pool.made - c->pool.idle == c->live)
+			return false;
+		left = why_left(c, pool_at(&c->pool, (*at)++), start, end);
+		*worst = left > *worst ? left : *worst;
+		cache_note_handled(n + 1);
+	}
+	return true;
+}
+
+/*
+ * The dead are in several hands (reaper, evictors, the stuck in none), but all of them are in the pool, at a place that
+ * never changes. An entry that was dead at the call is met dead in its part, or it has been freed by then.
+ */
 static enum left what_is_left(struct hf_cache *c, uint64_t start, uint64_t end)
 {
 	enum left worst = LEFT_NONE;
+	uint32_t at = 0;
+	bool more;
 
 	hold_fence_all();
-	pthread_mutex_lock(&c->lock);
-	cache_census(c);
-	for (uint32_t i = 0; c->pool.made - c->pool.idle != c->live && i < c->pool.made; i++) {
-		enum left left = why_left(c, pool_at(&c->pool, i), start, end);
-
-		worst = left > worst ? left : worst;
-	}
-	pthread_mutex_unlock(&c->lock);
+	do {
+		pthread_mutex_lock(&c->lock);
+		more = look_at_some(c, &at, start, end, &worst);
+		pthread_mutex_unlock(&c->lock);
+	} while (more);
 	return worst;
 }
 
@@ -258,8 +308,10 @@ void *cache_reaper(void *cache)
 	while (!atomic_load(&c->stop)) {
 		thread_rest();
 		sem_wait(&c->wake);
+		atomic_exchange(&c->wake_pending, false); /* before the work: cache_wake() */
 		thread_work();
-		if (cache_reclaim(c, RECLAIM_DEAD))
+		/* Over the limits each put wakes: at most one post for each nap. */
+		if (cache_reclaim(c, RECLAIM_DEAD) || atomic_load_explicit(&c->over, memory_order_relaxed))
 			os_sleep_us(NAP_US);
 	}
 	return NULL;
