@@ -320,7 +320,9 @@ static void try_unmap_under(pthread_mutex_t *lock)
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0), p);
 	assert_false(touch(p, 2 * page) & HF_REGION_HIT);
 	check_quiet(provider);
-	assert_int_equal(check_stats(provider).invalidations, before.invalidations + 2);
+	/* If p is armed anew before its unmap is told, then the new registration may be dropped besides. */
+	assert_in_range(check_stats(provider).invalidations, before.invalidations + 2,
+			before.invalidations + 3);
 	assert_in_range(check_stats(provider).entries, before.entries - 2, before.entries - 1);
 	assert_true(cache_is_valid(&provider->cache));
 	unmap(p, 2 * page);

@@ -324,6 +324,10 @@ static void test_killed_in_munmap(void **state)
 	unsigned flags, inside = 0;
 
 	assert_ptr_not_equal(stack, MAP_FAILED);
+	if (CHECK_ASAN || CHECK_TSAN) {
+		print_message("skipped: a sanitizer keeps state of a thread, and the child is none\n");
+		skip();
+	}
 	for (unsigned i = 0; i < ROUNDS / check_scale(); i++) {
 		cache(base, PAGES * page);
 		inside += kill_a_child_that_unmaps(stack + 16 * page, i * 7919 % 3000);
