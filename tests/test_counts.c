@@ -189,6 +189,10 @@ static void records_do_not_leak(void **state)
 {
 	struct rig *g = *state;
 
+	if (CHECK_TSAN) {
+		print_message("skipped: the sanitizer's own state of a thread is gone by then\n");
+		skip();
+	}
 	late = (struct late){ .p = g->p, .mem = g->mem };
 	assert_int_equal(pthread_key_create(&late.key, late_destructor), 0);
 	for (int i = 0; i < 2000; i++) {
