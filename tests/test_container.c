@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -23,20 +24,21 @@
 #define IOCTL_UFFD_NEW 0xaa00u      /* USERFAULTFD_IOC_NEW */
 #define IOCTL_PROCMAP  0xc0686611u  /* PROCMAP_QUERY */
 #define ANY UINT32_MAX
+#define NAMESPACES 0x7e020000u /* CLONE_NEW*: what Docker's profile looks at in clone(2) */
 
-/* One system call, or one command of it, answers an error. */
+/* One system call answers an error, or one command of it (its second argument), or NAMESPACES in its first. */
 struct rule {
 	uint32_t nr, command, err;
 };
 
 static int forbid(const struct rule *rules, unsigned n)
 {
-	struct sock_filter code[64];
+	struct sock_filter code[256];
 	struct sock_fprog prog = { .filter = code };
 	unsigned at = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		bool any = rules[i].command == ANY;
+		bool any = rules[i].command == ANY, bits = rules[i].command == NAMESPACES;
 
 		code[at++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
 							  offsetof(struct seccomp_data, nr));
@@ -44,9 +46,10 @@ static int forbid(const struct rule *rules, unsigned n)
 							  any ? 1 : 3);
 		if (!any) {
 			code[at++] = (struct sock_filter)BPF_STMT(
-				BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1]));
-			code[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
-								  rules[i].command, 0, 1);
+				BPF_LD | BPF_W | BPF_ABS,
+				bits ? offsetof(struct seccomp_data, args[0]) : offsetof(struct seccomp_data, args[1]));
+			code[at++] = (struct sock_filter)BPF_JUMP(
+				BPF_JMP | (bits ? BPF_JSET : BPF_JEQ) | BPF_K, rules[i].command, 0, 1);
 		}
 		code[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
 							  SECCOMP_RET_ERRNO | rules[i].err);
@@ -395,6 +398,168 @@ static void test_uring_unknown(void **state)
 	in_child(uring_unknown);
 }
 
+/* ------------------------------------------------------------------ as containers are by default */
+
+#define URING_CALLS(err) { SYS_io_uring_setup, ANY, err }, { SYS_io_uring_enter, ANY, err }, { SYS_io_uring_register, ANY, err }
+/* Without CAP_SYS_ADMIN and the like both answer so. */
+#define PRIVILEGED_CALLS                                                                                            \
+	{ SYS_clone, NAMESPACES, EPERM }, { SYS_unshare, ANY, EPERM }, { SYS_setns, ANY, EPERM },               \
+	{ SYS_mount, ANY, EPERM }, { SYS_umount2, ANY, EPERM }, { SYS_bpf, ANY, EPERM },                             \
+	{ SYS_perf_event_open, ANY, EPERM }, { SYS_process_madvise, ANY, EPERM }, { SYS_keyctl, ANY, EPERM },        \
+	{ SYS_add_key, ANY, EPERM }, { SYS_request_key, ANY, EPERM }, { SYS_mbind, ANY, EPERM },                     \
+	{ SYS_get_mempolicy, ANY, EPERM }, { SYS_set_mempolicy, ANY, EPERM }
+/* The device is not in a container; here there may be one. */
+#define NO_DEVICE { SYS_ioctl, IOCTL_UFFD_NEW, EPERM }
+
+/* Docker since 25, and before it; with a profile that allows userfaultfd. Refused is EPERM, and clone3 ENOSYS. */
+static const struct rule docker[] = { { SYS_userfaultfd, ANY, EPERM }, NO_DEVICE, URING_CALLS(EPERM), PRIVILEGED_CALLS,
+				      { SYS_clone3, ANY, ENOSYS }, { SYS_pidfd_getfd, ANY, EPERM }, { SYS_kcmp, ANY, EPERM } };
+static const struct rule docker_before_25[] = { { SYS_userfaultfd, ANY, EPERM }, NO_DEVICE, PRIVILEGED_CALLS,
+						{ SYS_clone3, ANY, ENOSYS } };
+static const struct rule docker_and_uffd[] = { URING_CALLS(EPERM), PRIVILEGED_CALLS, { SYS_clone3, ANY, ENOSYS } };
+/* Podman: ENOSYS for what the profile doesn't know, EPERM for what it lists. */
+static const struct rule podman[] = { { SYS_userfaultfd, ANY, EPERM }, NO_DEVICE, URING_CALLS(ENOSYS), PRIVILEGED_CALLS,
+				      { SYS_vmsplice, ANY, EPERM }, { SYS_move_pages, ANY, EPERM } };
+/* The control: a filter that forbids nothing that matters. */
+static const struct rule harmless[] = { PRIVILEGED_CALLS };
+
+struct profile {
+	const struct rule *rules;
+	unsigned count;
+	bool uffd;          /* caches, with this proxy */
+	int uring;          /* what opening the NIC answers */
+	const char *words;  /* ... and says */
+	const char *json[4], *text[5];
+	const char *never;  /* not in doctor's text */
+};
+
+#define RULES(r) .rules = r, .count = sizeof(r) / sizeof(r[0])
+#define CALL(call, cause) "\"name\": \"" call "\", \"allowed\": false, \"error\": " cause
+
+static struct profile profiles[] = {
+	{ RULES(docker),
+	  .uring = -EPERM,
+	  .words = "io_uring_register",
+	  .json = { "\"seccomp\": true", CALL("userfaultfd", "-1, \"cause\": \"seccomp\""),
+		    CALL("io_uring_setup", "-1, \"cause\": \"seccomp\"") },
+	  .text = { "userfaultfd forbidden by a seccomp filter", "io_uring forbidden by a seccomp filter",
+		    "allow userfaultfd in the seccomp profile", "allow io_uring_setup, io_uring_enter, io_uring_register in",
+		    "--security-opt seccomp=" } },
+	{ RULES(docker_before_25),
+	  .json = { CALL("userfaultfd", "-1, \"cause\": \"seccomp\""), "\"name\": \"io_uring_setup\", \"allowed\": true" },
+	  .text = { "userfaultfd forbidden by a seccomp filter", "io_uring allowed", "allow userfaultfd in", "--device /dev/userfaultfd" },
+	  .never = "allow io_uring_setup" },
+	{ RULES(docker_and_uffd),
+	  .uffd = true,
+	  .uring = -EPERM,
+	  .words = "io_uring_register",
+	  .json = { "\"name\": \"userfaultfd\", \"allowed\": true", CALL("io_uring_enter", "-1, \"cause\": \"seccomp\"") },
+	  .text = { "userfaultfd allowed", "io_uring forbidden by a seccomp filter", "allow io_uring_setup, io_uring_enter," },
+	  .never = "allow userfaultfd" },
+	{ RULES(podman),
+	  .uring = -ENOSYS,
+	  .words = "seccomp",
+	  .json = { CALL("userfaultfd", "-1, \"cause\": \"seccomp\""), CALL("io_uring_setup", "-38, \"cause\": \"seccomp") },
+	  .text = { "userfaultfd forbidden by a seccomp filter", "io_uring ", "allow userfaultfd in", "allow io_uring_setup, io_uring_enter," } },
+	{ RULES(harmless),
+	  .uffd = true,
+	  .json = { "\"name\": \"userfaultfd\", \"allowed\": true", "\"name\": \"io_uring_setup\", \"allowed\": true" },
+	  .text = { "userfaultfd allowed", "io_uring allowed" },
+	  .never = "to allow" },
+};
+
+/* What the command prints, with one space for each run of white space. */
+static int run_doctor(const char *arguments, char *out, size_t size)
+{
+	char command[512];
+	size_t n = 0;
+	FILE *f;
+	int c;
+
+	snprintf(command, sizeof(command), "%s doctor %s 2>&1", HOLDFAST_TOOL, arguments);
+	f = popen(command, "re");
+	CHILD_CHECK(f);
+	while ((c = getc(f)) != EOF && n + 2 < size) {
+		bool space = c == ' ' || c == '\n';
+
+		if (!space || (n && out[n - 1] != ' '))
+			out[n++] = space ? ' ' : (char)c;
+	}
+	out[n] = 0;
+	CHILD_CHECK(pclose(f) >= 0);
+	return 0;
+}
+
+static int doctor_says(const struct profile *p)
+{
+	static char out[256 * 1024];
+
+	CHILD_CHECK(run_doctor("--json --nic sim --proxy manual", out, sizeof(out)) == 0);
+	for (int i = 0; i < 4 && p->json[i]; i++)
+		CHILD_CHECK(strstr(out, p->json[i]) || (fprintf(stderr, "no %s in %s\n", p->json[i], out), false));
+	CHILD_CHECK(run_doctor("--nic sim --proxy manual", out, sizeof(out)) == 0);
+	for (int i = 0; i < 5 && p->text[i]; i++)
+		CHILD_CHECK(strstr(out, p->text[i]) || (fprintf(stderr, "no %s in %s\n", p->text[i], out), false));
+	CHILD_CHECK(!p->never || !strstr(out, p->never));
+	return 0;
+}
+
+/* Uncached, or cached by uffd: every get is served. */
+static int uring_serves(struct hf_switch *sw, bool cached)
+{
+	size_t page = check_page();
+	char *m = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct hf_provider *p;
+	struct hf_region r;
+
+	CHILD_CHECK(hf_provider_open(sw, "uring", NULL, &p) == 0);
+	for (int i = 0; i < 2; i++) {
+		CHILD_CHECK(hf_get(p, m, page, HF_READWRITE, &r) == 0);
+		CHILD_CHECK(r.flags == (cached ? HF_REGION_CACHED | (i ? HF_REGION_HIT : 0u) : 0));
+		CHILD_CHECK(hf_put(p, &r) == 0);
+	}
+	CHILD_CHECK(hf_provider_close(p) == 0);
+	return 0;
+}
+
+static int in_profile(void *arg)
+{
+	const struct profile *p = arg;
+	struct hf_provider *nic;
+	struct hf_switch *sw;
+
+	CHILD_CHECK(forbid(p->rules, p->count) == 0);
+	CHILD_CHECK(auto_is(p->uffd ? "uffd" : "none", p->uffd) == 0);
+	CHILD_CHECK(hf_switch_open(NULL, &sw) == 0);
+	if (p->uring) {
+		CHILD_CHECK(hf_provider_open(sw, "uring", NULL, &nic) == p->uring);
+		CHILD_CHECK(strstr(hf_error(), p->words));
+	} else {
+		CHILD_CHECK(uring_serves(sw, p->uffd) == 0);
+	}
+	CHILD_CHECK(hf_switch_close(sw) == 0);
+	return doctor_says(p);
+}
+
+static bool check_uring(void)
+{
+	struct io_uring_params params = { 0 };
+	int fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+static void test_profiles(void **state)
+{
+	if (!check_uffd() || !check_uring())
+		skip();
+	for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++)
+		if (check_child(in_profile, &profiles[i]))
+			fail_msg("profile %zu", i);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -404,7 +569,7 @@ int main(void)
 		cmocka_unit_test(test_proc_lost),
 		cmocka_unit_test(test_no_membarrier),    cmocka_unit_test(test_membarrier_lost),
 		cmocka_unit_test(test_uring_refused),
-		cmocka_unit_test(test_uring_unknown),
+		cmocka_unit_test(test_uring_unknown),    cmocka_unit_test(test_profiles),
 	};
 
 	unsetenv("HOLDFAST");

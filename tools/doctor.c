@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "doctor.h"
+#include "doctor_calls.h"
 #include "tool.h"
 
 #define MAX_BACKENDS 8
@@ -234,11 +235,7 @@ static void print_machine(void)
 	printf("%-*stransparent: %s; hugetlb: %" PRIu64 " of %" PRIu64 " KiB, %" PRIu64 " free\n", LABEL, "huge pages",
 	       word[0] ? word : "not in this kernel", read_field("/proc/meminfo", "HugePages_Total:", 10),
 	       read_field("/proc/meminfo", "Hugepagesize:", 10), read_field("/proc/meminfo", "HugePages_Free:", 10));
-	printf("%-*svm.unprivileged_userfaultfd=%s; /dev/userfaultfd %s\n", LABEL, "userfaultfd",
-	       read_line("/proc/sys/vm/unprivileged_userfaultfd", number, sizeof(number)),
-	       access("/dev/userfaultfd", R_OK | W_OK) ? "can't be opened" : "may be opened");
-	printf("%-*skernel.io_uring_disabled=%s\n", LABEL, "io_uring",
-	       read_line("/proc/sys/kernel/io_uring_disabled", number, sizeof(number)));
+	calls_print();
 }
 
 /* ------------------------------------------------------------------ for programs */
@@ -303,6 +300,7 @@ static void json_machine(void)
 	json_u64("huge_page_bytes", read_field("/proc/meminfo", "Hugepagesize:", 10) << 10);
 	json_number("unprivileged_userfaultfd", "/proc/sys/vm/unprivileged_userfaultfd");
 	json_number("io_uring_disabled", "/proc/sys/kernel/io_uring_disabled");
+	calls_json();
 }
 
 static void print_json(const struct checkup *d)
@@ -324,6 +322,7 @@ static void print_text(const struct checkup *d)
 	if (!only_changes) {
 		print_machine();
 		print_backends(d);
+		calls_print_advice();
 		putchar('\n');
 	}
 	table_print(d->table);
