@@ -14,7 +14,7 @@ static size_t page;
 static void drops_in_parts(void **state)
 {
 	struct hf_switch *sw = check_switch("proxy=manual");
-	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000");
+	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000,max_bytes=256M");
 	char *mem = check_map(2 * ENTRIES * page);
 	uint64_t scans;
 
@@ -43,7 +43,7 @@ static void drops_in_parts(void **state)
 static void reaps_in_parts(void **state)
 {
 	struct hf_switch *sw = check_switch("proxy=manual");
-	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000");
+	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000,max_bytes=256M");
 	char *mem = check_map(2 * ENTRIES * page);
 
 	for (unsigned i = 0; i < ENTRIES; i++)
@@ -63,7 +63,7 @@ static void reaps_in_parts(void **state)
 static void posts_once(void **state)
 {
 	struct hf_switch *sw = check_switch("proxy=manual");
-	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000");
+	struct hf_provider *p = check_sim(sw, NULL, "max_count=100000,max_bytes=256M");
 	char *mem = check_map(page);
 	uint64_t posts;
 
