@@ -238,14 +238,10 @@ bool cache_has_counter(uint64_t number, unsigned counter);
 int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, struct hold **out, bool *hit);
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
-#ifdef HF_FAULTS
-extern _Atomic unsigned cache_largest_drop; /* the most that there were */
-#endif
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
-int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end);
-/* The same, but for placeholders that are not watched yet: what they will pin is of later. */
-int cache_drop_unseen(struct hf_cache *c, uint64_t start, uint64_t end);
-/* Is there anything that it would drop or mark? */
+/* `unseen`: nothing told of the change. Placeholders that are not watched yet are spared: what they will pin is of later. */
+int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen);
+/* Is there anything that an unseen change would drop or mark? */
 bool cache_touches(struct hf_cache *c, uint64_t start, uint64_t end);
 /*
  * lock held: take a live entry out of the index and the list and mark it dead. The caller turns the gate behind it (or
@@ -261,7 +257,7 @@ void cache_census(struct hf_cache *c);
 #ifdef HF_FAULTS
 extern _Atomic uint64_t cache_scans; /* of all caches: how many were made */
 extern _Atomic uint64_t cache_posts; /* likewise: how often a reaper was posted */
-extern _Atomic unsigned cache_most_handled; /* entries, in one hold of a lock, by reaper.c */
+extern _Atomic unsigned cache_most_handled; /* entries, in one hold of the lock */
 #endif
 
 /* lock held: n entries have been handled in this hold. The test build checks the bound. */

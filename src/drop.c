@@ -55,20 +55,6 @@ static bool touches(const struct entry *e, uint64_t start, uint64_t end)
 	return entry_start(e) < end && entry_end(e) > start;
 }
 
-#ifdef HF_FAULTS
-_Atomic unsigned cache_largest_drop;
-
-static void note_drop(unsigned n)
-{
-	if (n > atomic_load(&cache_largest_drop))
-		atomic_store(&cache_largest_drop, n);
-}
-#else
-static void note_drop(unsigned n)
-{
-}
-#endif
-
 /*
  * lock held: drop at most CACHE_AT_ONCE. How many; fewer: that is all. Each time all placeholders are
  * marked, so that none that was begun before the change is published between two such parts.
@@ -84,7 +70,7 @@ static unsigned drop_some(struct hf_cache *c, uint64_t start, uint64_t end, bool
 	for (struct entry *e = list_at(c, c->pending.head); e; e = list_after(c, e))
 		if (touches(e, start, end) && (!unseen || atomic_load(&e->watched)))
 			e->changed = true;
-	note_drop(dropped);
+	cache_note_handled(dropped);
 	return dropped;
 }
 
@@ -103,7 +89,11 @@ int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 	return (int)dropped;
 }
 
-static int drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
+/*
+ * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped
+ * by then. The store of `watched` comes before the pin (miss.c), and this load after the change.
+ */
+int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
 {
 	unsigned dropped = 0, n;
 
@@ -114,20 +104,6 @@ static int drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
 		dropped += n;
 	} while (n == CACHE_AT_ONCE);
 	return (int)dropped;
-}
-
-int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end)
-{
-	return drop(c, start, end, false);
-}
-
-/*
- * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped
- * by then. The store of `watched` comes before the pin (miss.c), and this load after the change.
- */
-int cache_drop_unseen(struct hf_cache *c, uint64_t start, uint64_t end)
-{
-	return drop(c, start, end, true);
 }
 
 bool cache_touches(struct hf_cache *c, uint64_t start, uint64_t end)

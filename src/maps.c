@@ -38,18 +38,12 @@ struct kept {
 	pthread_mutex_t reading; /* its text: a file has one position, and the kernel remembers one mapping for it */
 };
 
-static _Atomic(struct kept *) the_kept;
+static void *_Atomic the_kept; /* struct kept */
 static _Atomic bool no_query;
 
 static struct kept *get_kept(void)
 {
-	struct kept *have = atomic_load(&the_kept);
-	struct kept *mine = have ? NULL : os_fork_map(sizeof(*mine));
-
-	if (!mine || atomic_compare_exchange_strong(&the_kept, &have, mine))
-		return have ? have : mine;
-	os_pool_unmap(mine, sizeof(*mine));
-	return have;
+	return os_fork_map_once(&the_kept, sizeof(struct kept));
 }
 
 /* As os_open(). A missing file must not look like the end of the mappings, which is -ENOENT. */

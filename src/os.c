@@ -236,6 +236,19 @@ void os_yield(void)
 		os_sleep_us(50);
 }
 
+void os_pause(unsigned i)
+{
+	if (i < 50)
+		os_yield();
+	else
+		os_sleep_us(40);
+}
+
+long os_longer(long ns)
+{
+	return !ns ? 50000 : ns < 500000 ? 2 * ns : 1000000;
+}
+
 uint64_t os_now_ns(void)
 {
 	struct timespec ts;
@@ -254,6 +267,17 @@ void *os_fork_map(size_t bytes)
 		base = NULL;
 	}
 	return base;
+}
+
+void *os_fork_map_once(void *_Atomic *at, size_t bytes)
+{
+	void *have = atomic_load(at);
+	void *mine = have ? NULL : os_fork_map(bytes);
+
+	if (!mine || atomic_compare_exchange_strong(at, &have, mine))
+		return have ? have : mine;
+	os_pool_unmap(mine, bytes);
+	return have;
 }
 
 _Atomic uint32_t *os_fork_word(void)

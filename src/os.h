@@ -71,10 +71,17 @@ void os_wake_all(_Atomic uint32_t *word);
 void os_sleep_us(unsigned us);
 /* Let threads of normal priority run. A real-time caller sleeps: its sched_yield() would not. */
 void os_yield(void);
+/* Between two looks at what will be so soon, the i-th time: at first os_yield(), then 40 us. 100 take about 2 ms. */
+void os_pause(unsigned i);
+/* How long to sleep, in ns, until what is busy is tried again: 50 us at first (after 0), 1 ms at most. */
+long os_longer(long ns);
 uint64_t os_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* The same, but that the kernel wipes it to 0 in every forked child (MADV_WIPEONFORK, Linux 4.14). */
 void *os_fork_map(size_t bytes);
+
+/* Such memory, mapped at the first call for *at and kept. Any thread. NULL on failure. */
+void *os_fork_map_once(void *_Atomic *at, size_t bytes);
 
 /*
  * A word, 0 at first, of such memory: set to

@@ -53,14 +53,8 @@ void cache_wake(struct hf_cache *c)
 static bool deregister(struct hf_cache *c, struct entry *e)
 {
 	struct hf_nic_reg reg = { e->lkey, e->rkey, entry_side(c, e)->nic_priv };
-	struct error_kept kept;
-	int rc;
 
-	/* The call that lets go succeeds all the same: hf_put(), hf_flush(). */
-	error_keep(&kept);
-	rc = c->ops->dereg(c->nic, entry_start(e), entry_bytes(e), &reg);
-	error_restore(&kept, 0);
-	if (rc) {
+	if (c->ops->dereg(c->nic, entry_start(e), entry_bytes(e), &reg) != 0) {
 		atomic_fetch_add(&c->dereg_failures, 1);
 		return false;
 	}
@@ -96,7 +90,10 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 {
 	struct entry *gone = NULL;
 	uint64_t bytes = 0, count = 0;
+	struct error_kept kept;
 
+	/* The call that lets go succeeds all the same, whatever the NIC says: hf_put(), hf_flush(). */
+	error_keep(&kept);
 	while (list) {
 		struct entry *e = list;
 
@@ -109,6 +106,7 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 			keep_stuck(c, e);
 		}
 	}
+	error_restore(&kept, 0);
 	if (!gone)
 		return;
 	atomic_fetch_sub(&c->pinned, bytes);

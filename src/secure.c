@@ -60,14 +60,12 @@ static void tell(uint32_t id, void *arg)
 }
 
 /* Told once per change: a second telling of a range that was kept because somebody was busy is harmless. */
-int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try)
+int secured_try_drop(struct hf_switch *sw, uint64_t start, uint64_t end)
 {
 	struct secured_list *l = &sw->secured;
 	struct change change = { l, { start, end }, false };
 
-	if (!try)
-		pthread_mutex_lock(&l->lock);
-	else if (pthread_mutex_trylock(&l->lock) != 0)
+	if (pthread_mutex_trylock(&l->lock) != 0)
 		return -EAGAIN;
 	index_each_touching(&l->index, start, end, tell, &change);
 	pthread_mutex_unlock(&l->lock);
@@ -75,13 +73,13 @@ int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try
 }
 
 /*
- * A range whose secure() has not returned is left out: it may be this very call that found the memory unwatched. Whoever
+ * If unseen, a range whose secure() has not returned is left out: it may be this very call that found the memory unwatched. Whoever
  * relies on that range looks at the memory after secure(), hence after the change.
  */
-void secured_changed_unseen(struct hf_switch *sw, uint64_t start, uint64_t end)
+void secured_drop(struct hf_switch *sw, uint64_t start, uint64_t end, bool unseen)
 {
 	struct secured_list *l = &sw->secured;
-	struct change change = { l, { start, end }, true };
+	struct change change = { l, { start, end }, unseen };
 
 	pthread_mutex_lock(&l->lock);
 	index_each_touching(&l->index, start, end, tell, &change);

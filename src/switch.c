@@ -80,7 +80,7 @@ void hf_changes_begin(struct hf_sink *sink)
  */
 static int tell_all(struct hf_switch *sw, struct range r)
 {
-	int busy = secured_changed(sw, r.start, r.end, true) == -EAGAIN;
+	int busy = secured_try_drop(sw, r.start, r.end) == -EAGAIN;
 
 	for (int i = 0; i < MAX_PROVIDERS; i++) {
 		struct hf_provider *p = atomic_load(&sw->providers[i]);
@@ -143,10 +143,7 @@ int switch_settle(const struct hf_switch *sw, unsigned parts)
 	for (int i = 0; i < 100; i++) {
 		if (switch_check(sw, parts) == 0)
 			return 0;
-		if (i < 50)
-			os_yield();
-		else
-			os_sleep_us(40);
+		os_pause((unsigned)i);
 	}
 	return -EAGAIN;
 }
@@ -155,14 +152,11 @@ int switch_settle_range(struct hf_switch *sw, unsigned parts, uint64_t start, ui
 {
 	int rc = -EAGAIN;
 
-	for (int i = 0; i < 100 && rc == -EAGAIN; i++) {
+	for (unsigned i = 0; i < 100; i++) {
 		rc = switch_check_range(sw, parts, start, end);
 		if (rc != -EAGAIN)
 			break;
-		if (i < 50)
-			sched_yield();
-		else
-			os_sleep_us(40);
+		os_pause(i);
 	}
 	if (rc == -ESTALE)
 		hf_changed_unseen(&sw->sink[0], start, end);
@@ -257,42 +251,39 @@ static int range_of_change(const void *addr, size_t len, struct range *out)
 	return 0;
 }
 
+/* Drop it in every provider, and tell who has secured it. How many registrations. */
+static int drop_everywhere(struct hf_switch *sw, uint64_t start, uint64_t end, bool unseen)
+{
+	int dropped = 0;
+
+	pthread_mutex_lock(&sw->lock);
+	secured_drop(sw, start, end, unseen);
+	for (int i = 0; i < MAX_PROVIDERS; i++) {
+		struct hf_provider *p = atomic_load(&sw->providers[i]);
+
+		if (p)
+			dropped += cache_drop(&p->cache, start, end, unseen);
+	}
+	pthread_mutex_unlock(&sw->lock);
+	return dropped;
+}
+
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len)
 {
 	NOT_CANCELLED;
 	struct range r;
-	int dropped = 0;
 	int rc = switch_enter(sw);
 
 	if (!rc)
 		rc = range_of_change(addr, len, &r);
 	if (rc)
 		return rc;
-	pthread_mutex_lock(&sw->lock);
-	secured_changed(sw, r.start, r.end, false);
-	for (int i = 0; i < MAX_PROVIDERS; i++) {
-		struct hf_provider *p = atomic_load(&sw->providers[i]);
-
-		if (p)
-			dropped += cache_drop(&p->cache, r.start, r.end);
-	}
-	pthread_mutex_unlock(&sw->lock);
-	return dropped;
+	return drop_everywhere(sw, r.start, r.end, false);
 }
 
 void hf_changed_unseen(struct hf_sink *sink, uint64_t start, uint64_t end)
 {
-	struct hf_switch *sw = sink->sw;
-
-	pthread_mutex_lock(&sw->lock);
-	secured_changed_unseen(sw, start, end);
-	for (int i = 0; i < MAX_PROVIDERS; i++) {
-		struct hf_provider *p = atomic_load(&sw->providers[i]);
-
-		if (p)
-			cache_drop_unseen(&p->cache, start, end);
-	}
-	pthread_mutex_unlock(&sw->lock);
+	drop_everywhere(sink->sw, start, end, true);
 }
 
 bool switch_has(struct hf_sink *sink, uint64_t start, uint64_t end)

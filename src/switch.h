@@ -153,10 +153,10 @@ void switch_rest(const struct hf_switch *sw);
 /* Is anything in [start, end) cached, secured, or about to be pinned? Takes the locks of hf_changed_unseen(). */
 bool switch_has(struct hf_sink *sink, uint64_t start, uint64_t end);
 
-/* secure.c: told by the telling thread (try) or by hf_invalidate(). -EAGAIN: busy. */
-int secured_changed(struct hf_switch *sw, uint64_t start, uint64_t end, bool try);
-/* The same for ranges that are being watched already. Waits for the lock. */
-void secured_changed_unseen(struct hf_switch *sw, uint64_t start, uint64_t end);
+/* secure.c: tell the ranges that the program secured. By the telling thread: 0, or -EAGAIN if the list is busy. */
+int secured_try_drop(struct hf_switch *sw, uint64_t start, uint64_t end);
+/* By any other. `unseen`: nothing told of the change, and ranges that are not watched yet are spared. */
+void secured_drop(struct hf_switch *sw, uint64_t start, uint64_t end, bool unseen);
 bool secured_touches(struct hf_switch *sw, uint64_t start, uint64_t end);
 void secured_init(struct secured_list *l);
 void secured_destroy(struct secured_list *l);

@@ -318,17 +318,11 @@ struct prover {
 	struct look looks[LOOKS]; /* lock */
 };
 
-static _Atomic(struct prover *) the_prover;
+static void *_Atomic the_prover; /* struct prover */
 
 static struct prover *get_prover(void)
 {
-	struct prover *have = atomic_load(&the_prover);
-	struct prover *mine = have ? NULL : os_fork_map(sizeof(*mine));
-
-	if (!mine || atomic_compare_exchange_strong(&the_prover, &have, mine))
-		return have ? have : mine;
-	os_pool_unmap(mine, sizeof(*mine));
-	return have;
+	return os_fork_map_once(&the_prover, sizeof(struct prover));
 }
 
 /* The user time of one thread: see clock_getcpuclockid(3) for how the numbers are made. */
@@ -342,7 +336,7 @@ static int64_t user_time(int tid)
 
 static bool ran_in_user_mode(int tid, uint64_t stamp)
 {
-	struct look *l = &atomic_load(&the_prover)->looks[tid % LOOKS];
+	struct look *l = &get_prover()->looks[tid % LOOKS];
 	uint64_t clock = atomic_load(&thread_clock);
 	int64_t now = user_time(tid);
 

@@ -21,7 +21,7 @@ static void drops_in_parts(void **state)
 	for (int round = 0; round < 2; round++) {
 		for (unsigned i = 0; i < ENTRIES; i++)
 			check_touch(p, mem + 2 * i * page, page, 1 + i % 3);
-		atomic_store(&cache_largest_drop, 0);
+		atomic_store(&cache_most_handled, 0);
 		/* As the event thread does it. The reaper, which scans, has to wait. */
 		pthread_mutex_lock(&p->cache.reap_lock);
 		scans = atomic_load(&cache_scans);
@@ -31,7 +31,7 @@ static void drops_in_parts(void **state)
 			assert_int_equal(cache_try_drop(&p->cache, (uintptr_t)mem, (uintptr_t)mem + 2 * ENTRIES * page), ENTRIES);
 		assert_int_equal(atomic_load(&cache_scans), scans);
 		pthread_mutex_unlock(&p->cache.reap_lock);
-		assert_int_equal(atomic_load(&cache_largest_drop), CACHE_AT_ONCE);
+		assert_int_equal(atomic_load(&cache_most_handled), CACHE_AT_ONCE);
 		assert_true(cache_is_valid(&p->cache));
 		check_pinned(p, 0);
 	}

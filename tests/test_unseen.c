@@ -113,8 +113,8 @@ static void replace(char *p, size_t len)
 	assert_ptr_equal(mmap(p, len, PROT, PLAIN | MAP_FIXED_NOREPLACE, -1, 0), p);
 }
 
-/* All userfaultfds of this process: their numbers. */
-static unsigned find_userfaultfds(int *fds, unsigned most)
+/* The numbers of all descriptors of this process with that in their name. */
+static unsigned find_descriptors(const char *what, int *fds, unsigned most)
 {
 	DIR *dir = opendir("/proc/self/fd");
 	struct dirent *d;
@@ -125,7 +125,7 @@ static unsigned find_userfaultfds(int *fds, unsigned most)
 		char name[64] = "";
 
 		if (readlinkat(dirfd(dir), d->d_name, name, sizeof(name) - 1) > 0 &&
-		    strstr(name, "userfaultfd"))
+		    strstr(name, what))
 			fds[n++] = atoi(d->d_name);
 	}
 	closedir(dir);
@@ -137,12 +137,18 @@ static void unwatch(char *p, size_t len)
 {
 	struct uffdio_range range = { (uintptr_t)p, len };
 	int fds[64];
-	unsigned n = find_userfaultfds(fds, 64);
+	unsigned n = find_descriptors("userfaultfd", fds, 64);
 	bool done = false;
 
 	for (unsigned i = 0; i < n; i++)
 		done |= ioctl(fds[i], UFFDIO_UNREGISTER, &range) == 0;
 	assert_true(done);
+}
+
+static void replace_unseen(void)
+{
+	unwatch(base, PAGES * page);
+	replace(base, PAGES * page);
 }
 
 /* ------------------------------------------------------------------ the tests */
@@ -152,8 +158,7 @@ static void test_watch_is_taken_away(void **state)
 	unsigned flags;
 
 	cache(base, PAGES * page);
-	unwatch(base, PAGES * page);
-	replace(base, PAGES * page);
+	replace_unseen();
 	assert_true(is_right(base, PAGES * page, 'B', &flags));
 	assert_int_equal(flags & HF_REGION_HIT, 0);
 	assert_true(is_right(base, PAGES * page, 'C', &flags));
@@ -167,8 +172,7 @@ static void test_armed_anew_by_a_neighbour(void **state)
 
 	cache(base, page);
 	cache(base + 2 * page, page);
-	unwatch(base, PAGES * page);
-	replace(base, PAGES * page);
+	replace_unseen();
 	assert_true(is_right(base + 8 * page, page, 'B', &flags)); /* arms all of it */
 	assert_true(is_right(base, page, 'C', &flags));
 	assert_int_equal(flags & HF_REGION_HIT, 0);
@@ -183,8 +187,7 @@ static void test_secured_is_told(void **state)
 
 	check_ok(hf_secure(sw, base, page, HF_READWRITE | HF_NOTIFY, NULL, NULL, &id));
 	assert_int_equal(hf_secured_changed(sw, id), 0);
-	unwatch(base, PAGES * page);
-	replace(base, PAGES * page);
+	replace_unseen();
 	assert_true(is_right(base + page, page, 'B', &flags));
 	assert_int_equal(hf_secured_changed(sw, id), 1);
 	check_ok(hf_unsecure(sw, id));
@@ -222,8 +225,7 @@ static void test_control(void **state)
 	unsigned flags;
 
 	cache(base, PAGES * page);
-	unwatch(base, PAGES * page);
-	replace(base, PAGES * page);
+	replace_unseen();
 	assert_false(is_right(base, PAGES * page, 'B', &flags));
 	assert_int_equal(flags, HIT);
 	hf_invalidate(sw, base, PAGES * page);
@@ -247,7 +249,7 @@ static void close_ours(bool reuse)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	int fds[64];
-	unsigned n = find_userfaultfds(fds, 64);
+	unsigned n = find_descriptors("userfaultfd", fds, 64);
 	int own = reuse ? (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1) : -1;
 
 	assert_true(n > 0 && (!reuse || (own >= 0 && ioctl(own, UFFDIO_API, &api) == 0)));
@@ -282,6 +284,25 @@ static void test_descriptors_are_closed(void **state)
 static void test_descriptors_are_reused(void **state)
 {
 	descriptors_are_closed(true);
+}
+
+/* The reader can't wait any more. Nothing hangs, nothing is a hit, and all can be closed. */
+static void test_reader_is_cut_off(void **state)
+{
+	unsigned flags;
+	int fds[64];
+	unsigned n;
+
+	cache(base, PAGES * page);
+	n = find_descriptors("eventpoll", fds, 64);
+	assert_true(n > 0);
+	while (n)
+		close(fds[--n]);
+	for (int i = 0; i < 5; i++) {
+		replace(base, PAGES * page);
+		assert_true(is_right(base, PAGES * page, (char)('B' + i), &flags));
+		assert_int_equal(flags & HF_REGION_HIT, 0);
+	}
 }
 
 /* ------------------------------------------------------------------ killed in munmap */
@@ -348,7 +369,7 @@ int main(void)
 		ON(open_uffd, test_secured_is_told),     ON(open_uffd, test_shm_remap),
 		ON(open_uffd, test_split_is_no_change),  ON(open_control, test_control),
 		ON(open_uffd, test_descriptors_are_closed), ON(open_uffd, test_descriptors_are_reused),
-		ON(open_uffd, test_killed_in_munmap),
+		ON(open_uffd, test_reader_is_cut_off),   ON(open_uffd, test_killed_in_munmap),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -179,7 +179,7 @@ static void *event_loop(void *p)
 		if (atomic_load(&k->stop))
 			return NULL;
 		serve(k);
-		patience = !k->again ? 0 : patience < 500000 ? 50000 + patience : 1000000;
+		patience = k->again ? os_longer(patience) : 0;
 		if (fds[0].revents & (POLLNVAL | POLLERR | POLLHUP))
 			fds[0].fd = -1;
 	}

@@ -71,7 +71,6 @@
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -264,13 +263,25 @@ static bool serve(struct uffd *u, unsigned part, bool ready)
 	return c->telling;
 }
 
-/* The descriptor that they all are waited for by is gone, so nothing is told any more: the words stay odd. */
+/* The reader itself closes them: whoever waits for an event is let go, and all mappings are disarmed. */
+static void close_contexts(struct uffd *u)
+{
+	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
+		if (is_ours(&u->context[i]))
+			close(u->context[i].fd);
+}
+
+/*
+ * The program closed the descriptor by which all are waited for, so nothing is told any more. The words stay odd. The
+ * contexts are closed, because an unmap would wait for a reader that never comes.
+ */
 static void go_blind(struct uffd *u)
 {
 	for (unsigned i = 0; i < u->parts; i++) {
 		hf_changes_begin(u->context[i].sink);
 		switch_blind(u->context[i].sink);
 	}
+	close_contexts(u);
 	while (!atomic_load(&u->stop))
 		os_sleep_us(1000);
 }
@@ -305,12 +316,6 @@ static bool wait_for_events(struct uffd *u, long patience_ns, bool ready[HF_SINK
 	return !atomic_load(&u->stop);
 }
 
-/* An index is busy: sleep for 50 us at first, 1 ms at most. An event ends the sleep. */
-static long next_patience(long ns)
-{
-	return !ns ? 50000 : ns < 500000 ? 2 * ns : 1000000;
-}
-
 static void *event_loop(void *p)
 {
 	struct uffd *u = p;
@@ -323,12 +328,9 @@ static void *event_loop(void *p)
 
 		for (unsigned i = 0; i < HF_SINK_PARTS; i++)
 			telling |= serve(u, i, ready[i]);
-		patience = telling ? next_patience(patience) : 0;
+		patience = telling ? os_longer(patience) : 0; /* an event ends the sleep */
 	}
-	/* Closed by the reader itself: who waits for an event is let go, and all mappings are disarmed. */
-	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
-		if (is_ours(&u->context[i]))
-			close(u->context[i].fd);
+	close_contexts(u);
 	return NULL;
 }
 
@@ -702,10 +704,7 @@ static bool settled(const struct context *c)
 			if (!(hf_changes_word(c->sink) & 1))
 				return true;
 		}
-		if (i < 50)
-			sched_yield();
-		else
-			os_sleep_us(40);
+		os_pause((unsigned)i);
 	}
 	return false;
 }
