@@ -239,7 +239,10 @@ int cache_miss(struct hf_cache *c, struct thread_record *t, struct lookup *l, st
 
 /* drop.c: what intersects goes. The number, or -EAGAIN (only the try) when the index is busy. */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end);
-/* `unseen`: nothing told of the change. Placeholders that are not watched yet are spared: what they will pin is of later. */
+/*
+ * `unseen`: nothing told of the change. Placeholders that are not watched yet are spared: what they
+ * will pin is of later.
+ */
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen);
 /* Is there anything that an unseen change would drop or mark? */
 bool cache_touches(struct hf_cache *c, uint64_t start, uint64_t end);
@@ -273,8 +276,8 @@ static inline void cache_note_handled(unsigned n)
 }
 
 /*
- * lock held, after a census: count a dropped entry once, if it is held. The scan over all threads' holds costs far too much for
- * the event thread, and the reaper makes one anyway.
+ * lock held, after a census: count a dropped entry once, if it is held. The scan over all threads'
+ * holds costs far too much for the event thread, and the reaper makes one anyway.
  */
 static inline void cache_count_in_use(struct hf_cache *c, struct entry *e)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * pthread_cancel(3). A cancelled thread ends in the middle of a call, at the first function of the C library that allows it:
- * a placeholder, a lock or a hold would be left behind. So a public call that may reach such a function disables
- * cancellation until it returns. A hit and its put reach none, and pay nothing.
+ * pthread_cancel(3). A cancelled thread ends in the middle of a call, at the first function of the
+ * C library that allows it: a placeholder, a lock or a hold would be left behind. So a public call
+ * that may reach such a function disables cancellation until it returns. A hit and its put reach
+ * none, and pay nothing.
  */
 #ifndef HF_CANCEL_H
 #define HF_CANCEL_H

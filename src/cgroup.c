@@ -36,8 +36,8 @@ static uint64_t limit_in(const char *dir, bool v2)
 }
 
 /*
- * From the group up to the mount point. A container may see its own group as the mount point, and its path as the host
- * knows it: then only the last step finds something.
+ * From the group up to the mount point. A container may see its own group as the mount point, and
+ * its path as the host knows it: then only the last step finds something.
  */
 static uint64_t limit_on_path(const char *mount, const char *group, bool v2)
 {

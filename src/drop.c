@@ -56,8 +56,8 @@ static bool touches(const struct entry *e, uint64_t start, uint64_t end)
 }
 
 /*
- * lock held: drop at most CACHE_AT_ONCE. How many; fewer: that is all. Each time all placeholders are
- * marked, so that none that was begun before the change is published between two such parts.
+ * lock held: drop at most CACHE_AT_ONCE. How many; fewer: that is all. Each time all placeholders
+ * are marked, so that none that was begun before the change is published between two such parts.
  * `unseen`: spare placeholders that are not watched yet.
  */
 static unsigned drop_some(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
@@ -74,7 +74,10 @@ static unsigned drop_some(struct hf_cache *c, uint64_t start, uint64_t end, bool
 	return dropped;
 }
 
-/* Between two parts the lock is free. If another thread takes it, the caller keeps the range and tells it again. */
+/*
+ * Between two parts the lock is free. If another thread takes it, the caller keeps the range and
+ * tells it again.
+ */
 int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 {
 	unsigned dropped = 0, n;
@@ -90,8 +93,9 @@ int cache_try_drop(struct hf_cache *c, uint64_t start, uint64_t end)
 }
 
 /*
- * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is mapped
- * by then. The store of `watched` comes before the pin (miss.c), and this load after the change.
+ * A placeholder that is not watched yet has pinned nothing: it pins after this, hence what is
+ * mapped by then. The store of `watched` comes before the pin (miss.c), and this load after the
+ * change.
  */
 int cache_drop(struct hf_cache *c, uint64_t start, uint64_t end, bool unseen)
 {

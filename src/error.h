@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The sentence of hf_error(). A call that succeeds must not change it. Code that sets a sentence, and
- * then succeeds by another way, runs between error_keep() and error_restore():
+ * The sentence of hf_error(). A call that succeeds must not change it. Code that sets a sentence,
+ * and then succeeds by another way, runs between error_keep() and error_restore():
  *
  *	struct error_kept kept;
  *

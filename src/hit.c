@@ -201,8 +201,8 @@ static inline uint64_t to_note(const struct hf_cache *c, const struct lookup *l,
 }
 
 /*
- * Check that no change of e is in flight, and that its range is still the memory that is watched, if the proxy can say
- * so. A proxy that only knows its parts is asked once in a get for each part.
+ * Check that no change of e is in flight, and that its range is still the memory that is watched,
+ * if the proxy can say so. A proxy that only knows its parts is asked once in a get for each part.
  */
 static inline bool quiet(const struct hf_cache *c, struct lookup *l, const struct entry *e)
 {

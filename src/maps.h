@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * What is mapped where: PROCMAP_QUERY (Linux 6.11) where there is one, else the text of
- * /proc/self/maps. Neither allocates. Without /proc, nothing is known about a mapping: "can't look" is never
- * told as "not mapped".
+ * /proc/self/maps. Neither allocates. Without /proc, nothing is known about a mapping: "can't look"
+ * is never told as "not mapped".
  */
 #ifndef HF_MAPS_H
 #define HF_MAPS_H
@@ -17,8 +17,8 @@ struct vma {
 };
 
 /*
- * Open what is needed to look, so that a later look needs no descriptor. A failure is no error: the next
- * look tries again.
+ * Open what is needed to look, so that a later look needs no descriptor. A failure is no error: the
+ * next look tries again.
  */
 void maps_prepare(void);
 
@@ -26,14 +26,16 @@ void maps_prepare(void);
 bool maps_are_hidden(int rc);
 
 /*
- * The mapping that covers `addr` or the first one after it. 0, -ENOENT past the last one, -ENODATA if /proc
- * doesn't show the mappings, or another -errno for which maps_are_hidden() is true. Sets no sentence.
+ * The mapping that covers `addr` or the first one after it. 0, -ENOENT past the last one, -ENODATA
+ * if /proc doesn't show the mappings, or another -errno for which maps_are_hidden() is true. Sets
+ * no sentence.
  */
 int maps_next(uint64_t addr, struct vma *out);
 
 /*
- * Walk the mappings that cover [start, end). each() may end the walk by a value other than 0. With the sentence
- * set: -EFAULT if there is a hole, or what maps_next() answered if the mappings are hidden.
+ * Walk the mappings that cover [start, end). each() may end the walk by a value other than 0. With
+ * the sentence set: -EFAULT if there is a hole, or what maps_next() answered if the mappings are
+ * hidden.
  */
 int maps_walk(uint64_t start, uint64_t end, int (*each)(const struct vma *v, void *arg), void *arg);
 

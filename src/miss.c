@@ -483,8 +483,8 @@ static struct hold *find_made(struct hf_cache *c, struct thread_record *t, struc
 }
 
 /*
- * 1: no change is in flight that could touch it, and it lives still. 0: it is gone, or its memory was replaced unseen, and
- * it was dropped. -EAGAIN: no quiet.
+ * 1: no change is in flight that could touch it, and it lives still. 0: it is gone, or its memory
+ * was replaced unseen, and it was dropped. -EAGAIN: no quiet.
  */
 static int stands(struct hf_cache *c, const struct hold *h)
 {

@@ -85,8 +85,8 @@ static bool may_lock_any(void)
 }
 
 /*
- * A quarter of the memory that this process may have, of the machine or of its control group; or RLIMIT_MEMLOCK where
- * that binds. Never infinite (I5).
+ * A quarter of the memory that this process may have, of the machine or of its control group; or
+ * RLIMIT_MEMLOCK where that binds. Never infinite (I5).
  */
 uint64_t options_default_bytes(const char *root)
 {

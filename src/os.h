@@ -71,9 +71,15 @@ void os_wake_all(_Atomic uint32_t *word);
 void os_sleep_us(unsigned us);
 /* Let threads of normal priority run. A real-time caller sleeps: its sched_yield() would not. */
 void os_yield(void);
-/* Between two looks at what will be so soon, the i-th time: at first os_yield(), then 40 us. 100 take about 2 ms. */
+/*
+ * Between two looks at what will be so soon, the i-th time: at first os_yield(), then 40 us. 100
+ * take about 2 ms.
+ */
 void os_pause(unsigned i);
-/* How long to sleep, in ns, until what is busy is tried again: 50 us at first (after 0), 1 ms at most. */
+/*
+ * How long to sleep, in ns, until what is busy is tried again: 50 us at first (after 0), 1 ms at
+ * most.
+ */
 long os_longer(long ns);
 uint64_t os_now_ns(void); /* CLOCK_MONOTONIC */
 

@@ -36,8 +36,8 @@ _Atomic uint64_t cache_posts;
 #endif
 
 /*
- * Post only if no post is pending. The exchange is a full barrier: if it reads true, then the reaper's exchange comes
- * later, and the reaper sees what the caller did before this call.
+ * Post only if no post is pending. The exchange is a full barrier: if it reads true, then the
+ * reaper's exchange comes later, and the reaper sees what the caller did before this call.
  */
 void cache_wake(struct hf_cache *c)
 {
@@ -92,7 +92,9 @@ void cache_let_go(struct hf_cache *c, struct entry *list)
 	uint64_t bytes = 0, count = 0;
 	struct error_kept kept;
 
-	/* The call that lets go succeeds all the same, whatever the NIC says: hf_put(), hf_flush(). */
+	/*
+	 * The call that lets go succeeds all the same, whatever the NIC says: hf_put(), hf_flush().
+	 */
 	error_keep(&kept);
 	while (list) {
 		struct entry *e = list;
@@ -153,8 +155,9 @@ static void sort_some(struct hf_cache *c, struct entry **dead, struct entry **he
 
 /*
  * Split what is dead for good into what somebody holds, which is appended to *held, and the rest, which is returned.
- * The fence comes after the entries died: hold.h draws it. One fence serves all parts, because all entries died before it.
- * Each part needs its own census: another thread may make one while the lock is free.
+ * The fence comes after the entries died: hold.h draws it. One fence serves all parts, because all
+ * entries died before it. Each part needs its own census: another thread may make one while the
+ * lock is free.
  */
 static struct entry *sort_out(struct hf_cache *c, struct entry *dead, struct entry **held)
 {
@@ -251,7 +254,10 @@ static enum left why_left(const struct hf_cache *c, const struct entry *e, uint6
 	return w & ENTRY_STUCK ? LEFT_STUCK : e->mark == c->census ? LEFT_HELD : LEFT_LEAVING;
 }
 
-/* lock held: the same of all entries in [*at, *at + CACHE_AT_ONCE) of the pool. False: these were the last. */
+/*
+ * lock held: the same of all entries in [*at, *at + CACHE_AT_ONCE) of the pool. False: these were
+ * the last.
+ */
 static bool look_at_some(struct hf_cache *c, uint32_t *at, uint64_t start, uint64_t end, enum left *worst)
 {
 	cache_census(c);
@@ -268,8 +274,9 @@ static bool look_at_some(struct hf_cache *c, uint32_t *at, uint64_t start, uint6
 }
 
 /*
- * The dead are in several hands (reaper, evictors, the stuck in none), but all of them are in the pool, at a place that
- * never changes. An entry that was dead at the call is met dead in its part, or it has been freed by then.
+ * The dead are in several hands (reaper, evictors, the stuck in none), but all of them are in the
+ * pool, at a place that never changes. An entry that was dead at the call is met dead in its part,
+ * or it has been freed by then.
  */
 static enum left what_is_left(struct hf_cache *c, uint64_t start, uint64_t end)
 {

@@ -73,8 +73,9 @@ int secured_try_drop(struct hf_switch *sw, uint64_t start, uint64_t end)
 }
 
 /*
- * If unseen, a range whose secure() has not returned is left out: it may be this very call that found the memory unwatched. Whoever
- * relies on that range looks at the memory after secure(), hence after the change.
+ * If unseen, a range whose secure() has not returned is left out: it may be this very call that
+ * found the memory unwatched. Whoever relies on that range looks at the memory after secure(),
+ * hence after the change.
  */
 void secured_drop(struct hf_switch *sw, uint64_t start, uint64_t end, bool unseen)
 {

@@ -75,7 +75,10 @@ int switch_enter(const struct hf_switch *sw);
 int switch_add(struct hf_switch *sw, struct hf_provider *p);
 void switch_remove(struct hf_switch *sw, struct hf_provider *p);
 
-/* The telling thread has lost what it reads from: leave the word odd for good. Its last call for this part. */
+/*
+ * The telling thread has lost what it reads from: leave the word odd for good. Its last call for
+ * this part.
+ */
 void switch_blind(struct hf_sink *sink);
 
 /* Nothing is being told by one of `parts` at this moment. Doesn't ask the proxy. */
@@ -113,8 +116,9 @@ static inline int switch_check(const struct hf_switch *sw, unsigned parts)
 }
 
 /*
- * Check that [start, end), which is watched by `parts`, is still the memory that was watched, and that no change of it
- * is in flight or being told. 0, -EAGAIN, or -ESTALE: it was replaced and nothing told of it. No lock.
+ * Check that [start, end), which is watched by `parts`, is still the memory that was watched, and
+ * that no change of it is in flight or being told. 0, -EAGAIN, or -ESTALE: it was replaced and
+ * nothing told of it. No lock.
  */
 static inline int switch_check_range(const struct hf_switch *sw, unsigned parts, uint64_t start, uint64_t end)
 {
@@ -150,12 +154,21 @@ int switch_wait_told(const struct hf_switch *sw, unsigned parts);
  * right all the same, but may be for nothing. */
 void switch_rest(const struct hf_switch *sw);
 
-/* Is anything in [start, end) cached, secured, or about to be pinned? Takes the locks of hf_changed_unseen(). */
+/*
+ * Is anything in [start, end) cached, secured, or about to be pinned? Takes the locks of
+ * hf_changed_unseen().
+ */
 bool switch_has(struct hf_sink *sink, uint64_t start, uint64_t end);
 
-/* secure.c: tell the ranges that the program secured. By the telling thread: 0, or -EAGAIN if the list is busy. */
+/*
+ * secure.c: tell the ranges that the program secured. By the telling thread: 0, or -EAGAIN if the
+ * list is busy.
+ */
 int secured_try_drop(struct hf_switch *sw, uint64_t start, uint64_t end);
-/* By any other. `unseen`: nothing told of the change, and ranges that are not watched yet are spared. */
+/*
+ * By any other. `unseen`: nothing told of the change, and ranges that are not watched yet are
+ * spared.
+ */
 void secured_drop(struct hf_switch *sw, uint64_t start, uint64_t end, bool unseen);
 bool secured_touches(struct hf_switch *sw, uint64_t start, uint64_t end);
 void secured_init(struct secured_list *l);

@@ -46,7 +46,10 @@ static void once_init(void)
 	pthread_atfork(NULL, NULL, at_fork);
 }
 
-/* Get the key whose destructor frees the record, and create it if need be. False: the process has no key left. */
+/*
+ * Get the key whose destructor frees the record, and create it if need be. False: the process has
+ * no key left.
+ */
 static bool get_key(pthread_key_t *key)
 {
 	uint64_t have = atomic_load(&exit_key);
@@ -101,7 +104,10 @@ static bool has_ended(int owner)
 	return syscall(SYS_tkill, owner, 0) < 0 && errno == ESRCH;
 }
 
-/* Claim a record of this chunk that has no owner, or with `ended` one whose owner has ended. NULL: none. */
+/*
+ * Claim a record of this chunk that has no owner, or with `ended` one whose owner has ended. NULL:
+ * none.
+ */
 static struct thread_record *claim_in(unsigned c, int tid, bool ended)
 {
 	struct thread_record *chunk = chunk_at(c);
@@ -136,8 +142,9 @@ static unsigned count_chunks(void)
 }
 
 /*
- * Claim a record. A thread whose last destructors call the library attaches after at_exit() has run for the last time, and
- * leaves its record taken. So before more records are made, those of threads that have ended are taken over.
+ * Claim a record. A thread whose last destructors call the library attaches after at_exit() has run
+ * for the last time, and leaves its record taken. So before more records are made, those of threads
+ * that have ended are taken over.
  */
 static struct thread_record *claim(int tid)
 {
@@ -312,7 +319,10 @@ struct look {
 	int64_t user_ns;
 };
 
-/* In memory that the kernel wipes in a forked child: there the lock is free, and no look is of a thread of the parent's. */
+/*
+ * In memory that the kernel wipes in a forked child: there the lock is free, and no look is of a
+ * thread of the parent's.
+ */
 struct prover {
 	pthread_mutex_t lock;
 	struct look looks[LOOKS]; /* lock */

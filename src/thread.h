@@ -72,7 +72,10 @@ extern _Atomic uint64_t thread_clock;
 /* Never NULL: before the first call of a thread a record without a number, in which nothing is ever found. */
 extern _Thread_local struct thread_record *thread_self __attribute__((tls_model("initial-exec")));
 
-/* The calling thread's record, made if need be. NULL, with errno and the sentence: no memory, no key, or over 65 536 threads. */
+/*
+ * The calling thread's record, made if need be. NULL, with errno and the sentence: no memory, no
+ * key, or over 65 536 threads.
+ */
 struct thread_record *thread_attach(void);
 
 static inline struct thread_record *thread_get(void)
@@ -94,8 +97,9 @@ static inline uint64_t recent_hits(const struct recent *r)
 }
 
 /*
- * How many holds: exact for the owner. The counts have 64 bits and never wrap: 2^32 gets that another thread has put once made
- * a held place look free. Below 0: a region was put twice, by its owner and by another thread at the same moment.
+ * How many holds: exact for the owner. The counts have 64 bits and never wrap: 2^32 gets that
+ * another thread has put once made a held place look free. Below 0: a region was put twice, by its
+ * owner and by another thread at the same moment.
  */
 static inline int64_t recent_balance(const struct recent *r)
 {
@@ -111,7 +115,10 @@ static inline bool recent_held(const struct recent *r)
 	return recent_balance(r) > 0;
 }
 
-/* Any thread: count one put by another thread than the owner. False: all that was got is put, and nothing is counted. */
+/*
+ * Any thread: count one put by another thread than the owner. False: all that was got is put, and
+ * nothing is counted.
+ */
 static inline bool recent_return(struct recent *r)
 {
 	uint64_t returned = atomic_load_explicit(&r->returned, memory_order_relaxed);

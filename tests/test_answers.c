@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Answers that must be true: sizes of options, (NULL, SIZE_MAX), the sentence after success, and what is said where
- * the mappings can't be looked at.
+ * Answers that must be true: sizes of options, (NULL, SIZE_MAX), the sentence after success, and
+ * what is said where the mappings can't be looked at.
  */
 #include "check.h"
 
@@ -172,7 +172,10 @@ static void cgroup_limits(void **state)
 	}
 }
 
-/* A quarter of the group's limit; the control: without one, no more than the machine's memory and RLIMIT_MEMLOCK give. */
+/*
+ * A quarter of the group's limit; the control: without one, no more than the machine's memory and
+ * RLIMIT_MEMLOCK give.
+ */
 static void default_bytes_fit(void **state)
 {
 	static const struct group_file file[] = { { CGROUP, "0::/g\n" }, { V2 "/g/memory.max", "65536\n" } };
@@ -337,7 +340,10 @@ static struct hf_provider *open_uring(struct hf_switch *sw, const char *nic)
 	return p;
 }
 
-/* The page behind the end of a file can't be touched: neither is the mapping a hole, nor is its kind to blame. */
+/*
+ * The page behind the end of a file can't be touched: neither is the mapping a hole, nor is its
+ * kind to blame.
+ */
 static void short_memfd(void **state)
 {
 	struct hf_switch *sw = check_switch("proxy=none");
@@ -361,7 +367,10 @@ static void short_memfd(void **state)
 	check_close(sw, p);
 }
 
-/* The kernel has refused memory that is all right by the time anybody looks: no kind of mapping is to blame. */
+/*
+ * The kernel has refused memory that is all right by the time anybody looks: no kind of mapping is
+ * to blame.
+ */
 static void refused_but_well(void **state)
 {
 	size_t page = check_page();

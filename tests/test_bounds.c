@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * How much is done in one hold of the cache's lock, and on the event thread. Steps are counted, not seconds.
+ * How much is done in one hold of the cache's lock, and on the event thread. Steps are counted, not
+ * seconds.
  */
 #include "check.h"
 

@@ -2,8 +2,9 @@
 /*
  * Every step that can fail does, once (hazard 31): a scenario from open to close is run in a fresh process with its n-th
  * step failing, for n = 1, 2, ... until a run has no n-th step. Each call must succeed or answer -errno with a
- * sentence; what undoes must succeed; and afterwards the same process runs the scenario without a fault, and ends with as
- * many descriptors, threads, mapped files, pinned pages and bytes of pools as one that never saw any. Then the same with real limits.
+ * sentence; what undoes must succeed; and afterwards the same process runs the scenario without a
+ * fault, and ends with as many descriptors, threads, mapped files, pinned pages and bytes of pools
+ * as one that never saw any. Then the same with real limits.
  *
  * The parent never calls the library, so that what it sets up once per process is swept as well.
  */
@@ -233,8 +234,9 @@ static unsigned entries_of(const char *dir)
 }
 
 /*
- * Mappings of a ring, a userfaultfd or a device: files, which the kernel never merges with other memory. Anonymous memory of the
- * process is not counted: malloc gives a thread an arena (33 pages at first) when it first needs one, and keeps it.
+ * Mappings of a ring, a userfaultfd or a device: files, which the kernel never merges with other
+ * memory. Anonymous memory of the process is not counted: malloc gives a thread an arena (33 pages
+ * at first) when it first needs one, and keeps it.
  */
 static unsigned file_mappings(void)
 {
@@ -267,7 +269,10 @@ struct left {
 	unsigned long fds, threads, files, pinned, pool; /* without padding: they are compared as bytes */
 };
 
-/* A joined thread may be in /proc for a moment longer, and a kernel may unpin after the close has returned. */
+/*
+ * A joined thread may be in /proc for a moment longer, and a kernel may unpin after the close has
+ * returned.
+ */
 static struct left count_left(unsigned long threads)
 {
 	struct left l = { .fds = entries_of("/proc/self/fd"), .files = file_mappings(), .pool = hf_pool_mapped() };
@@ -468,7 +473,10 @@ static void sweep_manual_uring(void **state)
 	sweep("manual", "uring", steps);
 }
 
-/* The control: broken promises are seen, and a descriptor, a mapped file, a pool and a thread that are left behind. */
+/*
+ * The control: broken promises are seen, and a descriptor, a mapped file, a pool and a thread that
+ * are left behind.
+ */
 static void *wait_forever(void *arg)
 {
 	pause();

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Changes of watched memory of which no event comes: SHM_REMAP, a watch that somebody takes away, descriptors that the
- * program closes, and a process that shares the memory and is killed in munmap. Each must end in a miss, with the right
- * bytes. The control is the proxy `uffd` without check_range(): it finds the old pages, as long as nothing is armed anew.
+ * Changes of watched memory of which no event comes: SHM_REMAP, a watch that somebody takes away,
+ * descriptors that the program closes, and a process that shares the memory and is killed in
+ * munmap. Each must end in a miss, with the right bytes. The control is the proxy `uffd` without
+ * check_range(): it finds the old pages, as long as nothing is armed anew.
  */
 #include "check.h"
 
@@ -89,7 +90,10 @@ static void cache(char *p, size_t len)
 	assert_true(r.flags & HF_REGION_CACHED);
 }
 
-/* Look the range up, and compare what the NIC sees with what is mapped. True: it is right. *flags: the region's. */
+/*
+ * Look the range up, and compare what the NIC sees with what is mapped. True: it is right. *flags:
+ * the region's.
+ */
 static bool is_right(char *p, size_t len, char now, unsigned *flags)
 {
 	struct hf_region r;
@@ -165,7 +169,10 @@ static void test_watch_is_taken_away(void **state)
 	assert_int_equal(flags, HIT);
 }
 
-/* A part of the mapping is armed anew by somebody else's miss: what is cached in the rest of it must go. */
+/*
+ * A part of the mapping is armed anew by somebody else's miss: what is cached in the rest of it
+ * must go.
+ */
 static void test_armed_anew_by_a_neighbour(void **state)
 {
 	unsigned flags;
@@ -244,7 +251,10 @@ static void test_split_is_no_change(void **state)
 	assert_int_equal(flags, HIT);
 }
 
-/* The program closes our descriptors; `reuse`: and their numbers are those of a userfaultfd of its own. */
+/*
+ * The program closes our descriptors; `reuse`: and their numbers are those of a userfaultfd of its
+ * own.
+ */
 static void close_ours(bool reuse)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -338,7 +348,10 @@ static bool kill_a_child_that_unmaps(char *stack, unsigned spins)
 
 #define ROUNDS 3000u
 
-/* A signal that kills makes the kernel drop the event. Each round must be right, however far munmap had come. */
+/*
+ * A signal that kills makes the kernel drop the event. Each round must be right, however far munmap
+ * had come.
+ */
 static void test_killed_in_munmap(void **state)
 {
 	char *stack = mmap(NULL, 16 * page, PROT, PLAIN, -1, 0);

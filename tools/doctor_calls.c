@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * What a container may forbid. Each call is tried with arguments that can do no harm. The error tells a refusal from a bad
- * argument; /proc tells who refuses: a seccomp filter, a sysctl, a kernel without the call, or another policy.
+ * What a container may forbid. Each call is tried with arguments that can do no harm. The error
+ * tells a refusal from a bad argument; /proc tells who refuses: a seccomp filter, a sysctl, a
+ * kernel without the call, or another policy.
  */
 #include "doctor_calls.h"
 
@@ -116,8 +117,9 @@ enum cause { ALLOWED, FILTER, SETTING, KERNEL, FILTER_OR_KERNEL, POLICY };
 static const char *const cause_names[] = { NULL, "seccomp", "sysctl", "kernel", "seccomp or kernel", "policy" };
 
 /*
- * The settings are asked first: with them a filter need not be to blame. That of userfaultfd counts before 5.11 only,
- * where no flag asks for user mode; there the kernel answers EPERM and no newer one does.
+ * The settings are asked first: with them a filter need not be to blame. That of userfaultfd counts
+ * before 5.11 only, where no flag asks for user mode; there the kernel answers EPERM and no newer
+ * one does.
  */
 static enum cause cause_of(const struct call *c, int err)
 {
@@ -149,7 +151,10 @@ static void find_out(struct findings *f)
 	f->device = device_works();
 }
 
-/* The calls [from, to) that are refused for a cause that a profile's owner can mend, separated by commas. */
+/*
+ * The calls [from, to) that are refused for a cause that a profile's owner can mend, separated by
+ * commas.
+ */
 static bool names_of(const struct findings *f, size_t from, size_t to, char *out, size_t size)
 {
 	size_t used = 0;

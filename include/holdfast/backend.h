@@ -256,10 +256,12 @@ struct hf_proxy_ops {
 	unsigned (*able)(void *proxy);
 
 	/*
-	 * optional, with check_parts(): the same for one range that secure() has answered HF_WATCHED for. `parts`: as
-	 * secure() said. 0: no change that is told by one of `parts` is in flight, and all of [start, end) is memory that
-	 * is watched. -EAGAIN: a change is in flight. -ESTALE: a part of the range is not watched, so it was replaced and
-	 * nothing told of it; the library drops what is cached there. No lock, no allocation: called on every exact hit.
+	 * optional, with check_parts(): the same for one range that secure() has answered
+	 * HF_WATCHED for. `parts`: as secure() said. 0: no change that is told by one of `parts` is
+	 * in flight, and all of [start, end) is memory that is watched. -EAGAIN: a change is in
+	 * flight. -ESTALE: a part of the range is not watched, so it was replaced and nothing told
+	 * of it; the library drops what is cached there. No lock, no allocation: called on every
+	 * exact hit.
 	 */
 	int (*check_range)(void *proxy, uint64_t start, uint64_t end, unsigned parts);
 };
@@ -277,9 +279,10 @@ int hf_changes_end(struct hf_sink *sink);
 uint64_t hf_changes_word(const struct hf_sink *sink);
 
 /*
- * Drop what is cached or secured in [start, end), and make each registration that is under way there start over. Not
- * the caller's own: its secure() has not returned. For secure(), which found that memory in the range was not watched:
- * what the library has of it is of earlier memory. Any thread but the telling one; blocks for short locks.
+ * Drop what is cached or secured in [start, end), and make each registration that is under way
+ * there start over. Not the caller's own: its secure() has not returned. For secure(), which found
+ * that memory in the range was not watched: what the library has of it is of earlier memory. Any
+ * thread but the telling one; blocks for short locks.
  */
 void hf_changed_unseen(struct hf_sink *sink, uint64_t start, uint64_t end);
 
@@ -305,8 +308,9 @@ const struct hf_proxy_ops *hf_proxy_find(const char *name);
 int hf_set_error(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*
- * Is [start, end) wholly mapped, with `access`? For a proxy that can't look itself. 0, or with the sentence
- * set: -EFAULT, -EACCES, or if the mappings can't be looked at: -ENODATA (no /proc), -EMFILE, -ENFILE,
+ * Is [start, end) wholly mapped, with `access`? For a proxy that can't look itself. 0, or with the
+ * sentence set: -EFAULT, -EACCES, or if the mappings can't be looked at: -ENODATA (no /proc),
+ * -EMFILE, -ENFILE,
  * -ENOMEM, -EIO.
  */
 int hf_range_check(uint64_t start, uint64_t end, unsigned access);

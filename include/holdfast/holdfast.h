@@ -85,7 +85,8 @@ const char *hf_switch_proxy(const struct hf_switch *sw);
  * dropped (R33): no hf_get() that starts after this call returns gives one of them.
  *
  * (NULL, SIZE_MAX) is the whole address space. Returns how many were dropped; 0 when nothing was
- * cached there. -EINVAL for an empty or wrapping range. Blocks only for other threads' short index updates, never for a NIC.
+ * cached there. -EINVAL for an empty or wrapping range. Blocks only for other threads' short index
+ * updates, never for a NIC.
  */
 int hf_invalidate(struct hf_switch *sw, const void *addr, size_t len);
 
@@ -198,13 +199,13 @@ struct hf_region {
  * request inside a cached range is a hit. Requests may overlap; each keeps its own registration, and one
  * that is covered by a newer one with the same or more rights goes.
  *
- * Per proxy. `kmod`: two numbers in memory say that every change so far was told. `uffd` and `supervise`:
- * a hit asks the kernel whether a change is in flight, and whether the range is still one that is
- * watched. So a change is found out also if its event never comes: SHM_REMAP, a process that shares the
- * memory and is killed in munmap, another userfaultfd that takes the watch away, a program that closes our
- * descriptors. Not found out: MADV_GUARD_INSTALL; such a process killed in madvise(MADV_DONTNEED); a lost
- * event behind which another userfaultfd of the program, or an mremap, watches the same addresses again.
- * `manual`: exact from hf_invalidate() on.
+ * Per proxy. `kmod`: two numbers in memory say that every change so far was told. `uffd` and
+ * `supervise`: a hit asks the kernel whether a change is in flight, and whether the range is still
+ * one that is watched. So a change is found out also if its event never comes: SHM_REMAP, a process
+ * that shares the memory and is killed in munmap, another userfaultfd that takes the watch away, a
+ * program that closes our descriptors. Not found out: MADV_GUARD_INSTALL; such a process killed in
+ * madvise(MADV_DONTNEED); a lost event behind which another userfaultfd of the program, or an
+ * mremap, watches the same addresses again. `manual`: exact from hf_invalidate() on.
  *
  * Memory that the proxy can't watch is registered for this one use (HF_REGION_CACHED not set).
  * So is everything while the mapping keeps changing: a get never waits for quiet, it goes round it.
@@ -213,8 +214,9 @@ struct hf_region {
  * cover this one.
  * Errors: -EINVAL (length 0, wrap-around, bad access), -EFAULT (not wholly mapped user memory; R1),
  * -EACCES (write asked of read-only memory; nothing is cached), -EOPNOTSUPP (the NIC can't register
- * such memory), -ENOMEM (hf_error() names the limit that was hit). -ENODATA: the process has no /proc, and
- * the NIC doesn't find out itself whether the memory is mapped. -EMFILE, -ENFILE: a descriptor was needed.
+ * such memory), -ENOMEM (hf_error() names the limit that was hit). -ENODATA: the process has no
+ * /proc, and the NIC doesn't find out itself whether the memory is mapped. -EMFILE, -ENFILE: a
+ * descriptor was needed.
  */
 int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 	   struct hf_region *out);
@@ -222,8 +224,9 @@ int hf_get(struct hf_provider *p, const void *addr, size_t len, unsigned access,
 /*
  * A batch: hf_sync() once, then hf_get_unchecked() any number of times. An unchecked get gives what
  * was exact at this thread's last hf_sync() on the provider, and saves the system call that `uffd`
- * needs for an exact answer; with the other proxies both cost the same. hf_sync() asks whether a change is
- * in flight, and not about single ranges. So a change of which no event comes is found out by hf_get() only.
+ * needs for an exact answer; with the other proxies both cost the same. hf_sync() asks whether a
+ * change is in flight, and not about single ranges. So a change of which no event comes is found
+ * out by hf_get() only.
  * hf_sync: 0, or -EAGAIN when the mapping keeps changing: use hf_get() then.
  */
 int hf_sync(struct hf_provider *p);
@@ -326,7 +329,9 @@ struct hf_probe {
 int hf_proxy_probe(unsigned i, struct hf_probe *out);
 int hf_nic_probe(unsigned i, struct hf_probe *out);
 
-/* The i-th row of the options table; -ENOENT past the last. A pointer that is NULL is not filled. */
+/*
+ * The i-th row of the options table; -ENOENT past the last. A pointer that is NULL is not filled.
+ */
 int hf_option_info(unsigned i, const char **name, const char **default_value, const char **help);
 
 #pragma GCC visibility pop

@@ -178,8 +178,8 @@ static int why_unseen(int rc, uint64_t addr, uint64_t end)
 }
 
 /*
- * Nothing is wrong with the mappings now. If all pages can be touched for writing, then the memory is ordinary, and
- * was not accessible a moment ago.
+ * Nothing is wrong with the mappings now. If all pages can be touched for writing, then the memory
+ * is ordinary, and was not accessible a moment ago.
  */
 static int why_pinnable(uint64_t addr, uint64_t end)
 {

@@ -31,11 +31,12 @@
  * What is armed at that address later, in whichever part, is no matter of this entry, which is dead by then or
  * about to be told. So it is free to choose where a mapping is armed first, and the choice is for speed only.
  *
- * Events that never come. The kernel drops an event when its thread is killed in the call, SHM_REMAP posts none, another
- * userfaultfd of the program may take the watch away (UFFDIO_UNREGISTER, before 6.17), and the program may close our
- * descriptors, which disarms everything. So a hit doesn't rely on the count and the word alone. It also asks whether its
- * range is one mapping with a userfaultfd (UFFDIO_CONTINUE), and memory that must be armed anew was not watched: what is
- * cached there is dropped. A hit must not see the new arming before the drop:
+ * Events that never come. The kernel drops an event when its thread is killed in the call,
+ * SHM_REMAP posts none, another userfaultfd of the program may take the watch away
+ * (UFFDIO_UNREGISTER, before 6.17), and the program may close our descriptors, which disarms
+ * everything. So a hit doesn't rely on the count and the word alone. It also asks whether its range
+ * is one mapping with a userfaultfd (UFFDIO_CONTINUE), and memory that must be armed anew was not
+ * watched: what is cached there is dropped. A hit must not see the new arming before the drop:
  *
  *   getter H: hit of e at a          change, unseen        getter G: secure(a)
  *   ----------------------------     ------------------    ------------------------------
@@ -50,17 +51,19 @@
  *   is a armed? yes
  *   arming is nothing; e is dead: not a hit
  *
- * What is left: any userfaultfd counts as a watch, also one of the program's, and a mapping that grows or moves by mremap
- * takes the watch with it. So an event must be lost *and* one of these must follow at the same address; or it must be lost
- * between secure()'s question whether a mapping is armed and its arming. MADV_DONTNEED in a process that shares the memory,
- * which is killed between the two steps of it, leaves the watch as it is.
+ * What is left: any userfaultfd counts as a watch, also one of the program's, and a mapping that
+ * grows or moves by mremap takes the watch with it. So an event must be lost *and* one of these
+ * must follow at the same address; or it must be lost between secure()'s question whether a mapping
+ * is armed and its arming. MADV_DONTNEED in a process that shares the memory, which is killed
+ * between the two steps of it, leaves the watch as it is.
  *
  * MADV_DONTNEED, _FREE and _REMOVE are told *before* the pages go, and nothing tells that they are gone:
  * quarantine.h.
  *
- * What no event tells, on any kind of mapping: truncation and hole punching by way of the file, shmdt,
- * SHM_REMAP, remap_file_pages, MADV_GUARD_INSTALL. All but SHM_REMAP and guards need memory that has a file
- * behind it; so only plain private anonymous memory is watched (I6). A hit finds out SHM_REMAP; guards are a blind spot.
+ * What no event tells, on any kind of mapping: truncation and hole punching by way of the file,
+ * shmdt, SHM_REMAP, remap_file_pages, MADV_GUARD_INSTALL. All but SHM_REMAP and guards need memory
+ * that has a file behind it; so only plain private anonymous memory is watched (I6). A hit finds
+ * out SHM_REMAP; guards are a blind spot.
  *
  * Whole mappings are armed, never a part: a part would split the program's mapping, whose mremap() would then
  * fail, and 32 000 buffers would use up vm.max_map_count. Nothing is disarmed before the close: it
@@ -232,7 +235,10 @@ static void take_one(struct uffd *u, unsigned part, const struct uffd_msg *m)
 	hf_changed(sink, start, end);
 }
 
-/* The number is still that of the descriptor that was made: the program may have closed it and taken the number. */
+/*
+ * The number is still that of the descriptor that was made: the program may have closed it and
+ * taken the number.
+ */
 static bool is_ours(const struct context *c)
 {
 	struct stat s;
@@ -263,7 +269,10 @@ static bool serve(struct uffd *u, unsigned part, bool ready)
 	return c->telling;
 }
 
-/* The reader itself closes them: whoever waits for an event is let go, and all mappings are disarmed. */
+/*
+ * The reader itself closes them: whoever waits for an event is let go, and all mappings are
+ * disarmed.
+ */
 static void close_contexts(struct uffd *u)
 {
 	for (unsigned i = 0; i < HF_SINK_PARTS; i++)
@@ -272,8 +281,9 @@ static void close_contexts(struct uffd *u)
 }
 
 /*
- * The program closed the descriptor by which all are waited for, so nothing is told any more. The words stay odd. The
- * contexts are closed, because an unmap would wait for a reader that never comes.
+ * The program closed the descriptor by which all are waited for, so nothing is told any more. The
+ * words stay odd. The contexts are closed, because an unmap would wait for a reader that never
+ * comes.
  */
 static void go_blind(struct uffd *u)
 {
@@ -289,9 +299,10 @@ static void go_blind(struct uffd *u)
 #define WAKE HF_SINK_PARTS /* the event of wake_fd; a context's is its number */
 
 /*
- * Wait until a context has something to read, or the patience is over. False: the end. By epoll(7), which waits for files:
- * poll(2) holds what it waits for, and looks up the number again when it is woken. If the program closes our descriptor
- * and takes its number, poll would keep the closed one alive, and never read from it.
+ * Wait until a context has something to read, or the patience is over. False: the end. By epoll(7),
+ * which waits for files: poll(2) holds what it waits for, and looks up the number again when it is
+ * woken. If the program closes our descriptor and takes its number, poll would keep the closed one
+ * alive, and never read from it.
  */
 static bool wait_for_events(struct uffd *u, long patience_ns, bool ready[HF_SINK_PARTS])
 {
@@ -537,9 +548,10 @@ static int arm_in(struct uffd *u, unsigned part, uint64_t start_, uint64_t end)
 }
 
 /*
- * Ask the kernel whether one mapping that has a userfaultfd covers [start, end): 0; -ENOENT: none does; -EAGAIN: a change is
- * in flight in this part; another -errno: nothing to build on, the descriptor is not ours any more. UFFDIO_CONTINUE is for
- * shared memory: of anonymous memory it says EINVAL behind all other checks, and it changes nothing.
+ * Ask the kernel whether one mapping that has a userfaultfd covers [start, end): 0; -ENOENT: none
+ * does; -EAGAIN: a change is in flight in this part; another -errno: nothing to build on, the
+ * descriptor is not ours any more. UFFDIO_CONTINUE is for shared memory: of anonymous memory it
+ * says EINVAL behind all other checks, and it changes nothing.
  */
 static int ask_armed(const struct context *c, uint64_t start, uint64_t end)
 {
@@ -555,7 +567,10 @@ static int is_plain(const struct vma *v, void *arg)
 	return v->shared || v->file || !v->writable;
 }
 
-/* Is the page there armed, in whichever part? Only plain memory is asked about: a private memfd is shared memory here. */
+/*
+ * Is the page there armed, in whichever part? Only plain memory is asked about: a private memfd is
+ * shared memory here.
+ */
 static bool is_armed(struct uffd *u, uint64_t at)
 {
 	uint64_t page = os_page_size();
@@ -564,7 +579,9 @@ static bool is_armed(struct uffd *u, uint64_t at)
 	       ask_armed(&u->context[0], at, at + page) == 0;
 }
 
-/* Is all of [start, end) armed? Mapping by mapping. 0, -EAGAIN or -ESTALE. No lock, no allocation. */
+/*
+ * Is all of [start, end) armed? Mapping by mapping. 0, -EAGAIN or -ESTALE. No lock, no allocation.
+ */
 static int each_is_armed(const struct context *c, uint64_t start, uint64_t end)
 {
 	struct vma v;
@@ -630,8 +647,9 @@ static int arm_somewhere(struct uffd *u, const struct vma *v, unsigned *part, ui
 }
 
 /*
- * Is v armed already? Any context may be asked, so one in which no change is in flight is looked for. A private mapping of a
- * memfd is shared memory to UFFDIO_CONTINUE and can't be asked about: relax=file trusts the events.
+ * Is v armed already? Any context may be asked, so one in which no change is in flight is looked
+ * for. A private mapping of a memfd is shared memory to UFFDIO_CONTINUE and can't be asked about:
+ * relax=file trusts the events.
  */
 static bool is_armed_whole(struct uffd *u, const struct vma *v)
 {
@@ -644,10 +662,11 @@ static bool is_armed_whole(struct uffd *u, const struct vma *v)
 }
 
 /*
- * Arm v. If it was not armed, all that the library has of it is of earlier memory, of which nothing was told, and is
- * dropped. From before the arming until then no hit there is allowed: the drawing at the top. Where the library has nothing
- * the kernel is not asked: the question prepares untouched memory for its first page, and the kernel doesn't merge
- * it with its neighbours any more.
+ * Arm v. If it was not armed, all that the library has of it is of earlier memory, of which nothing
+ * was told, and is dropped. From before the arming until then no hit there is allowed: the drawing
+ * at the top. Where the library has nothing the kernel is not asked: the question prepares
+ * untouched memory for its first page, and the kernel doesn't merge it with its neighbours any
+ * more.
  */
 static int arm_marked(struct uffd *u, const struct vma *v, unsigned *part, uint64_t *since)
 {
@@ -760,8 +779,8 @@ static int look_and_arm(struct look *l, uint64_t end)
 
 /*
  * The part in which it is remembered to be armed (armed.h): the caller's placeholder is where it will be told. Or -1.
- * Not every change has an event, so the kernel is asked besides. What became read-only meanwhile is still armed: the
- * NIC and the cache look at the rights.
+ * Not every change has an event, so the kernel is asked besides. What became read-only meanwhile is
+ * still armed: the NIC and the cache look at the rights.
  */
 static int remembered(struct uffd *u, uint64_t start_, uint64_t end)
 {
@@ -798,8 +817,9 @@ static int uffd_check_parts(void *proxy, unsigned parts)
 }
 
 /*
- * The count of each part, and whether the range is still armed; then whether it is being armed anew. With relax=file the
- * range may be a private mapping of a memfd, which must not be asked about: the counts alone.
+ * The count of each part, and whether the range is still armed; then whether it is being armed
+ * anew. With relax=file the range may be a private mapping of a memfd, which must not be asked
+ * about: the counts alone.
  */
 static int uffd_check_range(void *proxy, uint64_t start_, uint64_t end, unsigned parts)
 {
